@@ -1,0 +1,117 @@
+// Builds the Worker: cargo -> wasm-bindgen (xtask) -> wasm-opt -> esbuild => build/index.js and build/index_bg.wasm.
+//
+// Everything is pinned by Cargo.lock and package-lock.json, and fetched by cargo and npm alone. cargo decides itself what
+// is up to date; the steps after it are skipped while none of their inputs has changed (build/.inputs).
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+import { ROOT, fail, setup } from "./setup.mjs";
+
+const OUT = join(ROOT, "build");
+const STAMP = join(OUT, ".inputs");
+const WASM_FEATURES = [
+  "mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types",
+  "exception-handling",
+];
+
+export async function build() {
+  const started = Date.now();
+  const target = targetDirectory();
+  step("cargo (wasm, release)", () =>
+    run("cargo", ["build", "--release", "--locked", "--lib", "--target", "wasm32-unknown-unknown"]));
+  const compiled = join(target, "wasm32-unknown-unknown/release/clawdentity_proxy.wasm");
+
+  const inputs = hashOf([compiled, ...["Cargo.lock", "package-lock.json"].map((f) => join(ROOT, f)),
+    ...["glue", "scripts/build.mjs", "xtask/src/main.rs"].map((f) => join(ROOT, f))]);
+  if (isUpToDate(inputs)) {
+    log(`up to date after ${seconds(started)}`);
+    return;
+  }
+
+  rmSync(OUT, { recursive: true, force: true });
+  mkdirSync(OUT, { recursive: true });
+  step("cargo (xtask)", () => run("cargo", ["build", "--locked", "--profile", "xtask", "-p", "xtask"]));
+  const pkg = join(target, "pkg");
+  rmSync(pkg, { recursive: true, force: true });
+  step("wasm-bindgen", () => run(join(target, "xtask/xtask"), [compiled, pkg]));
+  step("wasm-opt", () => optimise(join(pkg, "index_bg.wasm"), join(OUT, "index_bg.wasm")));
+  await bundle(pkg);
+
+  for (const name of ["index.js", "index_bg.wasm"]) {
+    const bytes = readFileSync(join(OUT, name));
+    log(`build/${name}: ${kilobytes(bytes)}, gzip ${kilobytes(gzipSync(bytes, { level: 9 }))}`);
+  }
+  writeFileSync(STAMP, inputs);
+  log(`done in ${seconds(started)}`);
+}
+
+function optimise(from, to) {
+  const program = join(ROOT, "node_modules/binaryen/bin/wasm-opt");
+  run(process.execPath, [program, from, "-o", to, "-O3", ...WASM_FEATURES.map((name) => `--enable-${name}`)]);
+}
+
+async function bundle(pkg) {
+  // workerd hands a compiled module over by a plain import; wasm-bindgen writes the newer source-phase import.
+  const bindings = join(pkg, "index.js");
+  writeFileSync(bindings, readFileSync(bindings, "utf8").replace("import source ", "import "));
+  copyFileSync(join(ROOT, "glue/entry.js"), join(pkg, "entry.js"));
+  const esbuild = await import("esbuild");
+  await esbuild.build({
+    absWorkingDir: pkg,
+    entryPoints: ["./entry.js"],
+    outfile: join(OUT, "index.js"),
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2022",
+    external: ["cloudflare:*", "./index_bg.wasm"],
+    logLevel: "warning",
+  });
+}
+
+function isUpToDate(inputs) {
+  return (
+    ["index.js", "index_bg.wasm"].every((name) => existsSync(join(OUT, name))) &&
+    existsSync(STAMP) && readFileSync(STAMP, "utf8") === inputs
+  );
+}
+
+function hashOf(paths) {
+  const hash = createHash("sha256");
+  for (const path of paths) {
+    if (statSync(path).isDirectory()) hash.update(hashOf(readdirSync(path).sort().map((name) => join(path, name))));
+    else hash.update(readFileSync(path));
+  }
+  return hash.digest("hex");
+}
+
+function targetDirectory() {
+  const asked = spawnSync("cargo", ["metadata", "--format-version=1", "--no-deps", "--locked"], { cwd: ROOT, encoding: "utf8" });
+  if (asked.status !== 0) fail(`cargo cannot read the workspace: ${asked.stderr.trim()}`);
+  return JSON.parse(asked.stdout).target_directory;
+}
+
+function run(command, args) {
+  const done = spawnSync(command, args, { cwd: ROOT, stdio: "inherit" });
+  if (done.status !== 0) fail(`the build stopped at ${args[0] === "build" ? "cargo" : "the step above"}: see its output`);
+}
+
+function step(name, work) {
+  const started = Date.now();
+  log(name);
+  work();
+  log(`${name}: ${seconds(started)}`);
+}
+
+const log = (line) => console.log(`[build] ${line}`);
+const seconds = (since) => `${((Date.now() - since) / 1000).toFixed(1)} s`;
+const kilobytes = (bytes) => `${Math.round(bytes.length / 1024)} KB`;
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await setup();
+  await build();
+}
