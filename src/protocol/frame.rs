@@ -1,0 +1,277 @@
+//! Relay frames, both ways (WIRE.md §6).
+//!
+//! Inbound: closed sets of fields, none twice; a payload stays the sender's own JSON text, neither read nor re-written.
+//! An `enqueue` with a readable `id` is never merely malformed: it is `BadEnqueue`, because its sender must be answered.
+//! Outbound: exactly the fields of WIRE.md and no `null`, because some connectors drop a frame that has more.
+//!
+//! Not its job: what to do about a frame.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::did::AgentDid;
+use super::ids::{GroupId, Ulid};
+use super::issuer::is_http_url;
+use super::receipt::ReceiptStatus;
+use super::text::json;
+use super::time::iso_ms;
+
+mod inbound;
+
+pub use inbound::parse_inbound;
+
+/// The largest frame that is parsed at all. The session's own limit (`RELAY_MAX_FRAME_BYTES`) is below this.
+pub const MAX_INBOUND_FRAME_BYTES: usize = 32 * 1024 * 1024;
+/// The longest `conversationId` and `replyTo`.
+pub const MAX_FIELD_CHARS: usize = 1024;
+/// `deliverySource` of what came in an `enqueue` frame.
+pub const SOURCE_ENQUEUE: &str = "agent.enqueue";
+
+/// What a connector may send.
+#[derive(Clone, Debug)]
+pub enum InboundFrame {
+    /// To be answered by a `heartbeat_ack`.
+    Heartbeat {
+        /// The frame's id.
+        id: Ulid,
+    },
+    /// The answer to a heartbeat of ours.
+    HeartbeatAck {
+        /// The heartbeat's id.
+        ack_id: Ulid,
+    },
+    /// The answer to a `deliver` frame.
+    DeliverAck {
+        /// The frame's id.
+        id: Ulid,
+        /// The `deliver` frame's id.
+        ack_id: Ulid,
+        /// Whether the connector took the message.
+        accepted: bool,
+        /// Why not: one line of at most 280 characters.
+        reason: Option<String>,
+    },
+    /// A message to another agent.
+    Enqueue(Enqueue),
+}
+
+/// A message to another agent.
+#[derive(Clone, Debug)]
+pub struct Enqueue {
+    /// The frame's id: the message's request id.
+    pub id: Ulid,
+    /// Its recipient.
+    pub to: AgentDid,
+    /// Any JSON value, `null` included, as the sender wrote it.
+    pub payload: Box<RawValue>,
+    /// The group it is sent in.
+    pub group_id: Option<GroupId>,
+    /// Not blank, at most 1,024 characters.
+    pub conversation_id: Option<String>,
+    /// An http(s) URL of at most 1,024 characters.
+    pub reply_to: Option<String>,
+}
+
+/// Why a frame is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Not a JSON object, or too large to look at.
+    #[error("not a JSON object")]
+    Unreadable,
+    /// Not one of the frames that a connector sends.
+    #[error("not a frame")]
+    Malformed,
+    /// An `enqueue` that cannot be accepted, but can be answered.
+    #[error("{reason}")]
+    BadEnqueue {
+        /// The frame's id: the `ackId` of the answer.
+        id: Ulid,
+        /// The `reason` of the answer.
+        reason: &'static str,
+    },
+}
+
+/// Parses a conversation id, of a frame or of a hook's header: not blank, at most 1,024 characters.
+///
+/// # Errors
+/// What to tell the sender.
+pub fn parse_conversation_id(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() || text.chars().nth(MAX_FIELD_CHARS).is_some() {
+        return Err("conversationId must be 1-1024 characters and not blank");
+    }
+    Ok(text.to_owned())
+}
+
+/// Parses where receipts are to go, of a frame or of a hook's header: an http(s) URL of at most 1,024 characters.
+///
+/// # Errors
+/// What to tell the sender.
+pub fn parse_reply_to(text: &str) -> Result<String, &'static str> {
+    if text.chars().nth(MAX_FIELD_CHARS).is_some() || !is_http_url(text) {
+        return Err("replyTo must be an http(s) URL of at most 1024 characters");
+    }
+    Ok(text.to_owned())
+}
+
+/// A message on its way to a connector.
+#[derive(Clone, Copy, Debug)]
+pub struct Deliver<'a> {
+    /// The delivery's id, the same on every retry.
+    pub id: Ulid,
+    /// Unix milliseconds.
+    pub ts_ms: u64,
+    /// The sender.
+    pub from: &'a AgentDid,
+    /// The recipient.
+    pub to: &'a AgentDid,
+    /// The message, as the sender wrote it.
+    pub payload: &'a RawValue,
+    /// Where it came from, if not from a hook.
+    pub delivery_source: Option<&'a str>,
+    /// Its media type.
+    pub content_type: Option<&'a str>,
+    /// Its group.
+    pub group_id: Option<GroupId>,
+    /// Its conversation.
+    pub conversation_id: Option<&'a str>,
+    /// Where receipts are to go.
+    pub reply_to: Option<&'a str>,
+}
+
+impl Deliver<'_> {
+    /// The frame.
+    pub fn to_text(&self) -> String {
+        frame(
+            "deliver",
+            self.id,
+            self.ts_ms,
+            DeliverFields {
+                from_agent_did: self.from,
+                to_agent_did: self.to,
+                payload: self.payload,
+                delivery_source: self.delivery_source,
+                content_type: self.content_type,
+                group_id: self.group_id,
+                conversation_id: self.conversation_id,
+                reply_to: self.reply_to,
+            },
+        )
+    }
+}
+
+/// A `heartbeat`.
+pub fn heartbeat(id: Ulid, ts_ms: u64) -> String {
+    frame("heartbeat", id, ts_ms, NoFields {})
+}
+
+/// The answer to a `heartbeat`.
+pub fn heartbeat_ack(id: Ulid, ts_ms: u64, ack_id: Ulid) -> String {
+    frame("heartbeat_ack", id, ts_ms, AckId { ack_id })
+}
+
+/// The answer to an `enqueue`.
+pub fn enqueue_ack(id: Ulid, ts_ms: u64, ack_id: Ulid, accepted: bool, reason: Option<&str>) -> String {
+    frame(
+        "enqueue_ack",
+        id,
+        ts_ms,
+        EnqueueAckFields {
+            ack_id,
+            accepted,
+            reason,
+        },
+    )
+}
+
+/// What became of a message of this agent's. `original_frame_id` is the message's id; `to` its recipient.
+pub fn receipt(
+    id: Ulid,
+    ts_ms: u64,
+    original_frame_id: Ulid,
+    to: &AgentDid,
+    status: ReceiptStatus,
+    reason: Option<&str>,
+) -> String {
+    frame(
+        "receipt",
+        id,
+        ts_ms,
+        ReceiptFields {
+            original_frame_id,
+            to_agent_did: to,
+            status,
+            reason,
+        },
+    )
+}
+
+/// What every frame has, then its own fields.
+#[derive(Serialize)]
+struct Frame<T> {
+    v: u8,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: Ulid,
+    ts: String,
+    #[serde(flatten)]
+    fields: T,
+}
+
+#[derive(Serialize)]
+struct NoFields {}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AckId {
+    ack_id: Ulid,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EnqueueAckFields<'a> {
+    ack_id: Ulid,
+    accepted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReceiptFields<'a> {
+    original_frame_id: Ulid,
+    to_agent_did: &'a AgentDid,
+    status: ReceiptStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliverFields<'a> {
+    from_agent_did: &'a AgentDid,
+    to_agent_did: &'a AgentDid,
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery_source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group_id: Option<GroupId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<&'a str>,
+}
+
+fn frame(kind: &'static str, id: Ulid, ts_ms: u64, fields: impl Serialize) -> String {
+    json(&Frame {
+        v: 1,
+        kind,
+        id,
+        ts: iso_ms(ts_ms),
+        fields,
+    })
+}
+
+#[cfg(test)]
+mod tests;
