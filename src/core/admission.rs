@@ -1,0 +1,37 @@
+//! Admission: what one agent's `ProxyTrustState` decides, as a state machine over its tables.
+//!
+//! Promises, and why they hold:
+//! - **A captured request is accepted once, ever.** Its nonce is kept as a row for as long as its timestamp can be
+//!   accepted; the row's bucket follows from the timestamp alone, so the same request always looks where it was
+//!   written. What was forgotten stays refused, whatever the clock does later (`nonces`).
+//! - **Nothing is admitted after its revocation was written here**, not even the retry of a call that was admitted
+//!   before: revoked is looked at first.
+//! - **A retried call gets the first call's answer**: the attempt's random id is stored with the nonce.
+//! - **A flood fills nothing**: a refused request writes no row.
+//!
+//! `Admission::admit` is one synchronous step, so no other call can come between its reading and its writing. Asking
+//! the ledger (D1) is the shell's job, before that step; the wire types of the object's calls are in `calls`.
+
+pub mod calls;
+pub mod generation;
+pub mod machine;
+pub mod nonces;
+pub mod overlay;
+pub mod rate;
+pub mod refusals;
+pub mod tables;
+
+#[cfg(test)]
+mod machine_tests;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod simulation;
+
+pub use self::calls::{
+    AdmitReply, AdmitRequest, CALL_URL, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation, TrustCall,
+    Validated, Validations,
+};
+pub use self::generation::Generation;
+pub use self::machine::{Admission, Limits};
+pub use self::overlay::{LedgerAnswer, RevokedWhat, Source, TokenRevocation, token_expiry_ms};

@@ -1,0 +1,110 @@
+//! The revocation overlay: the hot copy of the ledger, in the object that decides about the agent.
+//!
+//! Merging is idempotent and commutes: an agent once revoked stays so, a token's revocation keeps the latest expiry it
+//! was given. Duplicates and any order of events therefore give the same state (WIRE.md §7). Numbering, lifting and
+//! keeping the record is the ledger's job, not this file's.
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::ids::Ulid;
+
+/// How long a token's revocation is kept whose expiry nobody told: the longest life of an AIT (WIRE.md §2), 90 days.
+pub const UNKNOWN_EXPIRY_MS: u64 = 90 * 24 * 3_600_000;
+
+/// Who says that something is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An event of the registry.
+    Queue,
+    /// The registry's signed list.
+    Crl,
+    /// A person.
+    Operator,
+}
+
+impl Source {
+    /// As in the ledger, the feed and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Crl => "crl",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// What of a caller is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedWhat {
+    /// The agent, with every token it has or will have.
+    Agent,
+    /// This one token.
+    Token,
+}
+
+impl RevokedWhat {
+    /// As in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// One token's revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRevocation {
+    /// The token.
+    pub jti: Ulid,
+    /// Until when the revocation must be kept, Unix milliseconds; see `token_expiry_ms`.
+    pub expires_at_ms: u64,
+}
+
+/// What the ledger says when it is asked about a token at its first sight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerAnswer {
+    /// The token's agent is revoked.
+    pub agent_revoked: bool,
+    /// The token is revoked; until when that is kept, Unix milliseconds.
+    pub token_revoked_until_ms: Option<u64>,
+}
+
+/// Until when a token's revocation is kept. An expiry that has passed is taken as unknown: a wrong one must not undo
+/// a revocation, and keeping a row that nobody needs costs nothing.
+pub fn token_expiry_ms(told_ms: Option<u64>, now_ms: u64) -> u64 {
+    match told_ms {
+        Some(expiry) if expiry > now_ms => expiry,
+        _ => now_ms.saturating_add(UNKNOWN_EXPIRY_MS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_believed_only_while_it_lies_ahead() {
+        let now_ms = 1_700_000_000_000;
+        for (told_ms, expect) in [
+            (None, now_ms + UNKNOWN_EXPIRY_MS),
+            (Some(now_ms + 1), now_ms + 1),
+            (Some(now_ms), now_ms + UNKNOWN_EXPIRY_MS),
+            (Some(0), now_ms + UNKNOWN_EXPIRY_MS),
+        ] {
+            assert_eq!(token_expiry_ms(told_ms, now_ms), expect, "{told_ms:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_pinned() {
+        for source in [Source::Queue, Source::Crl, Source::Operator] {
+            assert_eq!(serde_json::to_value(source).unwrap(), source.as_str());
+        }
+        for what in [RevokedWhat::Agent, RevokedWhat::Token] {
+            assert_eq!(serde_json::to_value(what).unwrap(), what.as_str());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What an isolate remembers and decides on its own about calls to trust objects.
+//!
+//! - A revoked agent or token is remembered for 30 s, so that its next requests are refused without a hop (DESIGN.md
+//!   §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
+//! - Which failed calls are tried again: those the platform calls retryable, never on an overloaded object
+//!   (DESIGN.md §4), twice at most.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+use super::overlay::RevokedWhat;
+use crate::protocol::ids::Ulid;
+
+/// How long a revocation is remembered.
+pub const REMEMBER_MS: u64 = 30_000;
+/// How many are remembered, least recently used first out.
+const CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+/// Pauses before the tries after the first.
+const RETRY_PAUSES_MS: [u64; 2] = [25, 100];
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Agent(Ulid),
+    Token(Ulid),
+}
+
+/// The revocations an isolate has been told of lately.
+pub struct Refusals {
+    told_at_ms: LruCache<Key, u64>,
+}
+
+impl Refusals {
+    /// Knows nothing yet.
+    pub fn new() -> Self {
+        Self { told_at_ms: LruCache::new(CAPACITY) }
+    }
+
+    /// The object said so at `now_ms`.
+    pub fn remember(&mut self, what: RevokedWhat, agent: Ulid, jti: Ulid, now_ms: u64) {
+        let key = match what {
+            RevokedWhat::Agent => Key::Agent(agent),
+            RevokedWhat::Token => Key::Token(jti),
+        };
+        self.told_at_ms.put(key, now_ms);
+    }
+
+    /// What is remembered against a caller.
+    pub fn recall(&mut self, agent: Ulid, jti: Ulid, now_ms: u64) -> Option<RevokedWhat> {
+        let mut known = |key| {
+            // A time from the future is of a clock that was set back: it would be remembered too long.
+            let age = now_ms.checked_sub(*self.told_at_ms.get(&key)?)?;
+            (age < REMEMBER_MS).then_some(())
+        };
+        if known(Key::Agent(agent)).is_some() {
+            return Some(RevokedWhat::Agent);
+        }
+        known(Key::Token(jti)).map(|()| RevokedWhat::Token)
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the platform says of a failed call to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// The failure was on the way; the call may be made again.
+    pub retryable: bool,
+    /// The object has too much to do; another call makes it worse.
+    pub overloaded: bool,
+}
+
+/// The pause before the next try, where there may be one. `failures` counts the tries that failed so far.
+pub fn retry_pause_ms(failures: usize, failure: CallFailure) -> Option<u64> {
+    if !failure.retryable || failure.overloaded {
+        return None;
+    }
+    RETRY_PAUSES_MS.get(failures.checked_sub(1)?).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ulid(n: u8) -> Ulid {
+        Ulid::from_parts(1_700_000_000_000, [n; 10])
+    }
+
+    #[test]
+    fn remembered_for_30_s_and_for_whom_it_was_said() {
+        let (agent, other, jti, next_jti) = (ulid(1), ulid(2), ulid(3), ulid(4));
+        let mut refusals = Refusals::new();
+        refusals.remember(RevokedWhat::Token, agent, jti, 1_000_000);
+        refusals.remember(RevokedWhat::Agent, other, ulid(9), 1_000_000);
+        for (who, token, now_ms, expect) in [
+            (agent, jti, 1_000_000, Some(RevokedWhat::Token)),
+            (agent, jti, 1_029_999, Some(RevokedWhat::Token)),
+            (agent, jti, 1_030_000, None),
+            (agent, jti, 999_999, None),
+            (agent, next_jti, 1_000_000, None),
+            (other, next_jti, 1_000_001, Some(RevokedWhat::Agent)),
+            (other, next_jti, 1_030_000, None),
+        ] {
+            assert_eq!(refusals.recall(who, token, now_ms), expect, "at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let mut refusals = Refusals::new();
+        for n in 0..10_000u64 {
+            refusals.remember(RevokedWhat::Agent, Ulid::from_parts(n, [0; 10]), ulid(0), n);
+        }
+        assert_eq!(refusals.told_at_ms.len(), CAPACITY.get());
+    }
+
+    #[test]
+    fn only_what_the_platform_calls_retryable_is_tried_again_and_twice_at_most() {
+        let cases = [
+            (1, true, false, Some(25)),
+            (2, true, false, Some(100)),
+            (3, true, false, None),
+            (1, true, true, None),
+            (1, false, false, None),
+            (1, false, true, None),
+        ];
+        for (failures, retryable, overloaded, expect) in cases {
+            let got = retry_pause_ms(failures, CallFailure { retryable, overloaded });
+            assert_eq!(got, expect, "{failures} {retryable} {overloaded}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Answers remembered, by age: fresh, stale or dead (DESIGN.md §4).
+//!
+//! * Fresh: serve it. Stale: serve it at once and refresh it in the background.
+//!   Dead, or never had: ask.
+//! * Nothing is served at or past its stale limit: `look` is the only way to a
+//!   value that is to be believed, and compares the age every time.
+//! * One refresh at a time: the first who finds an entry stale gets the claim,
+//!   others serve what they have. A claim is never joined (on Workers a promise
+//!   belongs to the request that made it). An answer gives it back; a refresh that
+//!   fails or is cancelled does not, so that `claim_ms` is its time limit and the
+//!   pause before the next one at once.
+//! * Of two answers the one to the later question stays, in whatever order they
+//!   come: ages count from the question (`as_of_ms`), not from the answer.
+//! * Bounded in entries, the least recently looked at goes first.
+//!
+//! Keys are hashes or ids, never tokens. Not its job: to ask, or to decide what
+//! an answer means.
+
+use std::fmt;
+use std::hash::Hash;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+/// Up to which age an answer is what. Both limits are exclusive: at `fresh_ms` it is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ages {
+    /// Younger than this: fresh.
+    pub fresh_ms: u64,
+    /// Younger than this: stale; from then on dead. Not more than `fresh_ms`: never stale.
+    pub stale_ms: u64,
+}
+
+impl Ages {
+    /// Fresh for `ms`, then dead.
+    pub const fn fresh_only(ms: u64) -> Self {
+        Self { fresh_ms: ms, stale_ms: ms }
+    }
+}
+
+/// Who refreshes a stale answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// You do: the claim was free, and is yours now.
+    Yours,
+    /// Somebody does.
+    Claimed,
+}
+
+/// What there is, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look<V> {
+    /// Serve it.
+    Fresh {
+        /// The answer.
+        value: V,
+        /// Its age.
+        age_ms: u64,
+    },
+    /// Serve it, and refresh it where that is yours.
+    Stale {
+        /// The answer.
+        value: V,
+        /// Its age.
+        age_ms: u64,
+        /// Whose the refresh is.
+        refresh: Refresh,
+    },
+    /// Dead or never had: ask.
+    Fetch,
+}
+
+/// One remembered answer.
+#[derive(Clone, Debug)]
+pub struct Slot<V> {
+    held: Option<Held<V>>,
+    claimed_at_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Held<V> {
+    value: V,
+    as_of_ms: u64,
+    ages: Ages,
+}
+
+impl<V> Default for Slot<V> {
+    fn default() -> Self {
+        Self { held: None, claimed_at_ms: None }
+    }
+}
+
+impl<V: Clone> Slot<V> {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What to do now. Takes the claim where there is one to take.
+    pub fn look(&mut self, now_ms: u64, claim_ms: u64) -> Look<V> {
+        let Some(held) = &mut self.held else { return Look::Fetch };
+        // A question from the future means that the clock went back: it ages from now on.
+        held.as_of_ms = held.as_of_ms.min(now_ms);
+        let age_ms = now_ms - held.as_of_ms;
+        if age_ms < held.ages.fresh_ms {
+            return Look::Fresh { value: held.value.clone(), age_ms };
+        }
+        if age_ms < held.ages.stale_ms {
+            let value = held.value.clone();
+            let refresh = if self.claim(now_ms, claim_ms) { Refresh::Yours } else { Refresh::Claimed };
+            return Look::Stale { value, age_ms, refresh };
+        }
+        Look::Fetch
+    }
+
+    /// Takes the claim, unless somebody has had it for less than `claim_ms`.
+    pub fn claim(&mut self, now_ms: u64, claim_ms: u64) -> bool {
+        let taken = self.claimed_at_ms.is_some_and(|at| at <= now_ms && now_ms - at < claim_ms);
+        if !taken {
+            self.claimed_at_ms = Some(now_ms);
+        }
+        !taken
+    }
+
+    /// Gives the claim back: what was claimed will not be done, or is done.
+    pub fn release(&mut self) {
+        self.claimed_at_ms = None;
+    }
+
+    /// Remembers the answer to a question asked at `as_of_ms`, unless a later question was answered already.
+    /// Returns whether it was remembered.
+    pub fn put(&mut self, value: V, as_of_ms: u64, ages: Ages) -> bool {
+        if self.held.as_ref().is_some_and(|held| held.as_of_ms > as_of_ms) {
+            return false;
+        }
+        self.held = Some(Held { value, as_of_ms, ages });
+        self.release();
+        true
+    }
+
+    /// Forgets everything.
+    pub fn end(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether `look` would serve something. Takes no claim.
+    pub fn serves(&self, now_ms: u64) -> bool {
+        self.held.as_ref().is_some_and(|held| {
+            now_ms.saturating_sub(held.as_of_ms) < held.ages.stale_ms.max(held.ages.fresh_ms)
+        })
+    }
+
+    /// The value however old, for comparing with a new one; never to be believed by itself.
+    pub fn last(&self) -> Option<&V> {
+        self.held.as_ref().map(|held| &held.value)
+    }
+
+    /// When the question behind the value was asked.
+    pub fn as_of_ms(&self) -> Option<u64> {
+        self.held.as_ref().map(|held| held.as_of_ms)
+    }
+}
+
+/// Many remembered answers.
+pub struct Cache<K: Hash + Eq, V> {
+    slots: LruCache<K, Slot<V>>,
+    claim_ms: u64,
+}
+
+impl<K: Hash + Eq, V: Clone> Cache<K, V> {
+    /// At most `max_entries` (0 counts as 1); a refresh that did not end is claimed anew after `claim_ms`.
+    pub fn new(max_entries: usize, claim_ms: u64) -> Self {
+        let max_entries = NonZeroUsize::new(max_entries).unwrap_or(NonZeroUsize::MIN);
+        // Sparse: an isolate that serves few agents pays for few.
+        Self { slots: LruCache::sparse(max_entries), claim_ms }
+    }
+
+    /// See `Slot::look`. Counts as use.
+    pub fn look(&mut self, key: &K, now_ms: u64) -> Look<V> {
+        match self.slots.get_mut(key) {
+            Some(slot) => slot.look(now_ms, self.claim_ms),
+            None => Look::Fetch,
+        }
+    }
+
+    /// See `Slot::put`. Counts as use.
+    pub fn put(&mut self, key: K, value: V, as_of_ms: u64, ages: Ages) -> bool {
+        self.slots.get_or_insert_mut(key, Slot::new).put(value, as_of_ms, ages)
+    }
+
+    /// Forgets the answer.
+    pub fn end(&mut self, key: &K) {
+        self.slots.pop(key);
+    }
+
+    /// Forgets all answers.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+    }
+
+    /// How many entries there are, dead ones included.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+impl<K: Hash + Eq, V> fmt::Debug for Cache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("entries", &self.slots.len()).field("claim_ms", &self.claim_ms).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! On what a decision rested: which source, and how old it was.
+//!
+//! It travels with every cached or fetched answer into the `proxy.auth.verified`
+//! line, so that an operator can tell afterwards why a request was admitted.
+
+use serde::Serialize;
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Asked for just now.
+    Network,
+    /// From memory, within its fresh time.
+    Fresh,
+    /// From memory, past its fresh time and within its stale limit.
+    Stale,
+    /// From D1 or the agent's own object, where memory had nothing.
+    Durable,
+}
+
+/// An answer's source and age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Provenance {
+    /// Where it came from.
+    pub source: Source,
+    /// How long ago it was true, milliseconds.
+    pub age_ms: u64,
+}
+
+impl Provenance {
+    /// Asked for just now.
+    pub const NETWORK: Self = Self { source: Source::Network, age_ms: 0 };
+}

@@ -1,0 +1,16 @@
+//! What the registry client decides, as state machines: see DESIGN.md §4.
+//!
+//! One desk a dependency: it holds the dependency's cache and circuit, is told the
+//! time and the answers, and says what to do next. The shells in `src/registry`
+//! make the calls and nothing else.
+
+pub mod access;
+pub mod answer;
+pub mod consult;
+pub mod crl;
+pub mod identity;
+pub mod keys;
+pub mod token_bound;
+
+#[cfg(test)]
+mod simulation;

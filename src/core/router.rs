@@ -1,0 +1,202 @@
+//! The route table: WIRE.md §5 and §10 as data.
+//!
+//! One row says all that happens to a request before its handler: who may call
+//! (`Access`), how large its body may be, whether the per-address limit stands
+//! before it, and which code a body gets that cannot be read. The dispatcher
+//! obeys the row; a handler cannot be reached around it. Because the table is
+//! data, tests walk it: a route added without its row does not exist.
+
+use crate::protocol::code::{self, Code};
+
+/// The handlers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /health`
+    Health,
+    /// `GET /v1/time`
+    Time,
+    /// `POST /hooks/message`
+    Message,
+    /// `GET /v1/relay/connect`
+    Connect,
+    /// `POST /v1/relay/delivery-receipts`
+    ReceiptsPost,
+    /// `GET /v1/relay/delivery-receipts`
+    ReceiptsGet,
+    /// `POST /pair/start`
+    PairStart,
+    /// `POST /pair/confirm`
+    PairConfirm,
+    /// `POST /pair/status`
+    PairStatus,
+    /// `POST /pair/remove`
+    PairRemove,
+}
+
+/// Whether the caller must be a known agent (step 6 of DESIGN.md §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownAgent {
+    /// Anyone whose identity holds.
+    NotNeeded,
+    /// An agent with a pair here; membership of the group named by `x-claw-group-id` stands in for it.
+    NeededUnlessGroup,
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone.
+    Open,
+    /// Steps 2-7 of DESIGN.md §2.
+    Claw {
+        /// Step 6.
+        known: KnownAgent,
+        /// Step 7: a session access token is needed.
+        access_token: bool,
+    },
+}
+
+/// How large a body may be (WIRE.md §8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLimit {
+    /// `SMALL_BODY_BYTES`.
+    Small,
+    /// `RELAY_MAX_FRAME_BYTES`.
+    Frame,
+}
+
+/// Limit of every body but a hook's.
+pub const SMALL_BODY_BYTES: usize = 16 * 1024;
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteSpec {
+    /// The handler.
+    pub route: Route,
+    /// Upper case.
+    pub method: &'static str,
+    /// The whole path; compared exactly.
+    pub path: &'static str,
+    /// Who may call.
+    pub access: Access,
+    /// How large its body may be.
+    pub body: BodyLimit,
+    /// The per-address limit stands before it.
+    pub public_limit: bool,
+    /// The code of a body that breaks off.
+    pub broken_body: &'static Code,
+}
+
+const CLAW: Access = Access::Claw { known: KnownAgent::NotNeeded, access_token: false };
+const CLAW_WITH_TOKEN: Access = Access::Claw { known: KnownAgent::NotNeeded, access_token: true };
+const CLAW_KNOWN_WITH_TOKEN: Access = Access::Claw { known: KnownAgent::NeededUnlessGroup, access_token: true };
+
+const fn row(route: Route, method: &'static str, path: &'static str, access: Access, broken_body: &'static Code) -> RouteSpec {
+    RouteSpec { route, method, path, access, body: BodyLimit::Small, public_limit: false, broken_body }
+}
+
+const fn message(path: &'static str) -> RouteSpec {
+    let spec = row(Route::Message, "POST", path, CLAW_KNOWN_WITH_TOKEN, &code::PROXY_HOOK_INVALID_JSON);
+    RouteSpec { body: BodyLimit::Frame, public_limit: true, ..spec }
+}
+
+const fn connect(path: &'static str) -> RouteSpec {
+    let spec = row(Route::Connect, "GET", path, CLAW_WITH_TOKEN, &code::PROXY_RELAY_UPGRADE_REQUIRED);
+    RouteSpec { public_limit: true, ..spec }
+}
+
+/// Every route there is, older paths included.
+#[rustfmt::skip]
+pub const ROUTES: &[RouteSpec] = &[
+    row(Route::Health, "GET", "/health", Access::Open, &code::PROXY_NOT_FOUND),
+    row(Route::Time, "GET", "/v1/time", Access::Open, &code::PROXY_NOT_FOUND),
+    message("/hooks/message"),
+    message("/hooks/agent"),
+    connect("/v1/relay/connect"),
+    connect("/relay/connect"),
+    row(Route::ReceiptsPost, "POST", "/v1/relay/delivery-receipts", CLAW_WITH_TOKEN, &code::PROXY_RELAY_RECEIPT_INVALID_INPUT),
+    row(Route::ReceiptsGet, "GET", "/v1/relay/delivery-receipts", CLAW_WITH_TOKEN, &code::PROXY_RELAY_RECEIPT_INVALID_QUERY),
+    row(Route::PairStart, "POST", "/pair/start", CLAW, &code::PROXY_PAIR_INVALID_BODY),
+    row(Route::PairConfirm, "POST", "/pair/confirm", CLAW, &code::PROXY_PAIR_INVALID_BODY),
+    row(Route::PairStatus, "POST", "/pair/status", CLAW, &code::PROXY_PAIR_INVALID_BODY),
+    row(Route::PairRemove, "POST", "/pair/remove", CLAW, &code::PROXY_PAIR_INVALID_BODY),
+];
+
+/// What a method and a path come to.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// This row.
+    Row(&'static RouteSpec),
+    /// 405, with the methods of `Allow`.
+    WrongMethod(String),
+    /// 404.
+    Nothing,
+}
+
+/// Looks a request up.
+pub fn find(method: &str, path: &str) -> Found {
+    let at_path = || ROUTES.iter().filter(|spec| spec.path == path);
+    if let Some(spec) = at_path().find(|spec| spec.method == method) {
+        return Found::Row(spec);
+    }
+    let methods: Vec<&str> = at_path().map(|spec| spec.method).collect();
+    if methods.is_empty() { Found::Nothing } else { Found::WrongMethod(methods.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_by_exact_path_and_method() {
+        let check = |method: &str, path: &str, expect: &str| {
+            let found = match find(method, path) {
+                Found::Row(spec) => format!("{:?}", spec.route),
+                Found::WrongMethod(allow) => format!("405 {allow}"),
+                Found::Nothing => "404".to_owned(),
+            };
+            assert_eq!(found, expect, "{method} {path}");
+        };
+        check("GET", "/health", "Health");
+        check("POST", "/health", "405 GET");
+        check("DELETE", "/v1/relay/delivery-receipts", "405 POST, GET");
+        check("GET", "/v1/relay/delivery-receipts", "ReceiptsGet");
+        check("POST", "/hooks/agent", "Message");
+        check("GET", "/relay/connect", "Connect");
+        check("GET", "/health/", "404");
+        check("GET", "/Health", "404");
+        check("get", "/health", "405 GET");
+        check("GET", "", "404");
+    }
+
+    /// WIRE.md §5's table, column for column.
+    #[test]
+    fn policies_are_those_of_the_wire() {
+        let mut rows: Vec<String> = Vec::new();
+        for spec in ROUTES {
+            let access = match spec.access {
+                Access::Open => "open",
+                access if access == CLAW => "claw",
+                access if access == CLAW_WITH_TOKEN => "claw token",
+                _ => "claw known token",
+            };
+            let limit = if spec.public_limit { " per-address" } else { "" };
+            let size = if spec.body == BodyLimit::Frame { " frame" } else { "" };
+            rows.push(format!("{} {}: {access}{limit}{size}", spec.method, spec.path));
+        }
+        expect_test::expect![[r#"
+            GET /health: open
+            GET /v1/time: open
+            POST /hooks/message: claw known token per-address frame
+            POST /hooks/agent: claw known token per-address frame
+            GET /v1/relay/connect: claw token per-address
+            GET /relay/connect: claw token per-address
+            POST /v1/relay/delivery-receipts: claw token
+            GET /v1/relay/delivery-receipts: claw token
+            POST /pair/start: claw
+            POST /pair/confirm: claw
+            POST /pair/status: claw
+            POST /pair/remove: claw"#]]
+        .assert_eq(&rows.join("\n"));
+    }
+}
