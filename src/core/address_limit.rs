@@ -27,7 +27,10 @@ struct Window {
 impl AddressLimit {
     /// `per_minute` requests for each path and address; `capacity` addresses are remembered.
     pub fn new(per_minute: u32, capacity: NonZeroUsize) -> Self {
-        Self { per_minute, counters: LruCache::new(capacity) }
+        Self {
+            per_minute,
+            counters: LruCache::new(capacity),
+        }
     }
 
     /// Counts a request.
@@ -35,11 +38,21 @@ impl AddressLimit {
     /// # Errors
     /// Over the limit: the seconds until the window ends.
     pub fn check(&mut self, path: &'static str, address: Option<&str>, now_ms: u64) -> Result<(), u64> {
-        let address: String = address.unwrap_or("unknown").chars().take(MAX_ADDRESS_CHARS).collect();
-        let window = self.counters.get_or_insert_mut((path, address), || Window { started_ms: now_ms, count: 0 });
+        let address: String = address
+            .unwrap_or("unknown")
+            .chars()
+            .take(MAX_ADDRESS_CHARS)
+            .collect();
+        let window = self.counters.get_or_insert_mut((path, address), || Window {
+            started_ms: now_ms,
+            count: 0,
+        });
         let age_ms = now_ms.saturating_sub(window.started_ms);
         if age_ms >= WINDOW_MS || now_ms < window.started_ms {
-            *window = Window { started_ms: now_ms, count: 0 };
+            *window = Window {
+                started_ms: now_ms,
+                count: 0,
+            };
         } else if window.count >= self.per_minute {
             return Err((WINDOW_MS - age_ms).div_ceil(1000));
         }
@@ -56,7 +69,11 @@ mod tests {
     fn counts_per_path_and_address_and_forgets_after_a_minute() {
         let mut limit = AddressLimit::new(2, NonZeroUsize::new(8).unwrap());
         let mut check = |path, address, now_ms, expect| {
-            assert_eq!(limit.check(path, address, now_ms), expect, "{path} {address:?} {now_ms}");
+            assert_eq!(
+                limit.check(path, address, now_ms),
+                expect,
+                "{path} {address:?} {now_ms}"
+            );
         };
         check("/a", Some("1.1.1.1"), 1_000, Ok(()));
         check("/a", Some("1.1.1.1"), 2_000, Ok(()));

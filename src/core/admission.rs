@@ -29,8 +29,8 @@ mod memory;
 mod simulation;
 
 pub use self::calls::{
-    AdmitReply, AdmitRequest, CALL_URL, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation, TrustCall,
-    Validated, Validations,
+    AdmitReply, AdmitRequest, CALL_URL, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation,
+    TrustCall, Validated, Validations,
 };
 pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};

@@ -15,7 +15,10 @@ pub struct Budget {
 impl Budget {
     /// `limit_ms` from `started_ms` on.
     pub fn new(started_ms: u64, limit_ms: u64) -> Self {
-        Self { deadline_ms: started_ms.saturating_add(limit_ms), limit_ms }
+        Self {
+            deadline_ms: started_ms.saturating_add(limit_ms),
+            limit_ms,
+        }
     }
 
     /// What is left, milliseconds; 0: make no call. Never more than the whole, should the clock go back.
@@ -45,7 +48,11 @@ mod tests {
             (5_999, Some(1), "the last millisecond"),
             (6_000, None, "spent"),
             (9_000, None, "long spent"),
-            (0, Some(5_000), "a clock that went back gives no more than the whole"),
+            (
+                0,
+                Some(5_000),
+                "a clock that went back gives no more than the whole",
+            ),
         ];
         for (now_ms, expect, why) in table {
             assert_eq!(budget.timeout_ms(now_ms), expect, "{why}");

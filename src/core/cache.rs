@@ -34,7 +34,10 @@ pub struct Ages {
 impl Ages {
     /// Fresh for `ms`, then dead.
     pub const fn fresh_only(ms: u64) -> Self {
-        Self { fresh_ms: ms, stale_ms: ms }
+        Self {
+            fresh_ms: ms,
+            stale_ms: ms,
+        }
     }
 }
 
@@ -86,7 +89,10 @@ struct Held<V> {
 
 impl<V> Default for Slot<V> {
     fn default() -> Self {
-        Self { held: None, claimed_at_ms: None }
+        Self {
+            held: None,
+            claimed_at_ms: None,
+        }
     }
 }
 
@@ -98,24 +104,39 @@ impl<V: Clone> Slot<V> {
 
     /// What to do now. Takes the claim where there is one to take.
     pub fn look(&mut self, now_ms: u64, claim_ms: u64) -> Look<V> {
-        let Some(held) = &mut self.held else { return Look::Fetch };
+        let Some(held) = &mut self.held else {
+            return Look::Fetch;
+        };
         // A question from the future means that the clock went back: it ages from now on.
         held.as_of_ms = held.as_of_ms.min(now_ms);
         let age_ms = now_ms - held.as_of_ms;
         if age_ms < held.ages.fresh_ms {
-            return Look::Fresh { value: held.value.clone(), age_ms };
+            return Look::Fresh {
+                value: held.value.clone(),
+                age_ms,
+            };
         }
         if age_ms < held.ages.stale_ms {
             let value = held.value.clone();
-            let refresh = if self.claim(now_ms, claim_ms) { Refresh::Yours } else { Refresh::Claimed };
-            return Look::Stale { value, age_ms, refresh };
+            let refresh = if self.claim(now_ms, claim_ms) {
+                Refresh::Yours
+            } else {
+                Refresh::Claimed
+            };
+            return Look::Stale {
+                value,
+                age_ms,
+                refresh,
+            };
         }
         Look::Fetch
     }
 
     /// Takes the claim, unless somebody has had it for less than `claim_ms`.
     pub fn claim(&mut self, now_ms: u64, claim_ms: u64) -> bool {
-        let taken = self.claimed_at_ms.is_some_and(|at| at <= now_ms && now_ms - at < claim_ms);
+        let taken = self
+            .claimed_at_ms
+            .is_some_and(|at| at <= now_ms && now_ms - at < claim_ms);
         if !taken {
             self.claimed_at_ms = Some(now_ms);
         }
@@ -133,7 +154,11 @@ impl<V: Clone> Slot<V> {
         if self.held.as_ref().is_some_and(|held| held.as_of_ms > as_of_ms) {
             return false;
         }
-        self.held = Some(Held { value, as_of_ms, ages });
+        self.held = Some(Held {
+            value,
+            as_of_ms,
+            ages,
+        });
         self.release();
         true
     }
@@ -172,7 +197,10 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     pub fn new(max_entries: usize, claim_ms: u64) -> Self {
         let max_entries = NonZeroUsize::new(max_entries).unwrap_or(NonZeroUsize::MIN);
         // Sparse: an isolate that serves few agents pays for few.
-        Self { slots: LruCache::sparse(max_entries), claim_ms }
+        Self {
+            slots: LruCache::sparse(max_entries),
+            claim_ms,
+        }
     }
 
     /// See `Slot::look`. Counts as use.
@@ -185,7 +213,9 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
 
     /// See `Slot::put`. Counts as use.
     pub fn put(&mut self, key: K, value: V, as_of_ms: u64, ages: Ages) -> bool {
-        self.slots.get_or_insert_mut(key, Slot::new).put(value, as_of_ms, ages)
+        self.slots
+            .get_or_insert_mut(key, Slot::new)
+            .put(value, as_of_ms, ages)
     }
 
     /// Forgets the answer.
@@ -211,7 +241,10 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
 
 impl<K: Hash + Eq, V> fmt::Debug for Cache<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("entries", &self.slots.len()).field("claim_ms", &self.claim_ms).finish()
+        f.debug_struct("Cache")
+            .field("entries", &self.slots.len())
+            .field("claim_ms", &self.claim_ms)
+            .finish()
     }
 }
 

@@ -181,10 +181,17 @@ pub enum Outcome {
 
 #[derive(Debug)]
 enum State {
-    Closed { failed_at_ms: VecDeque<u64>, hold_until_ms: u64 },
-    Open { until_ms: u64 },
+    Closed {
+        failed_at_ms: VecDeque<u64>,
+        hold_until_ms: u64,
+    },
+    Open {
+        until_ms: u64,
+    },
     /// `None`: the last probe was inconclusive, so the next caller probes.
-    HalfOpen { probe_since_ms: Option<u64> },
+    HalfOpen {
+        probe_since_ms: Option<u64>,
+    },
 }
 
 /// See the module.
@@ -227,15 +234,30 @@ impl Circuit {
                 Err(Refused { retry_after_ms })
             }
             State::Open { .. } => {
-                self.enter(State::HalfOpen { probe_since_ms: Some(now_ms) }, Reason::PauseOver, now_ms, 0);
+                self.enter(
+                    State::HalfOpen {
+                        probe_since_ms: Some(now_ms),
+                    },
+                    Reason::PauseOver,
+                    now_ms,
+                    0,
+                );
                 Ok(Permit { epoch: self.epoch })
             }
-            State::HalfOpen { probe_since_ms: Some(since) } => {
-                let retry_after_ms = since.saturating_add(self.settings.probe_timeout_ms).saturating_sub(now_ms);
+            State::HalfOpen {
+                probe_since_ms: Some(since),
+            } => {
+                let retry_after_ms = since
+                    .saturating_add(self.settings.probe_timeout_ms)
+                    .saturating_sub(now_ms);
                 self.refused = self.refused.saturating_add(1);
-                Err(Refused { retry_after_ms: retry_after_ms.max(1) })
+                Err(Refused {
+                    retry_after_ms: retry_after_ms.max(1),
+                })
             }
-            State::HalfOpen { probe_since_ms: probe @ None } => {
+            State::HalfOpen {
+                probe_since_ms: probe @ None,
+            } => {
                 *probe = Some(now_ms);
                 self.epoch = self.epoch.wrapping_add(1);
                 Ok(Permit { epoch: self.epoch })
@@ -282,10 +304,17 @@ impl Circuit {
         self.last_failure = Some(kind);
         let asked_for = retry_after_ms.unwrap_or(0).min(settings.max_pause_ms);
         match &mut self.state {
-            State::Closed { failed_at_ms, hold_until_ms } => {
+            State::Closed {
+                failed_at_ms,
+                hold_until_ms,
+            } => {
                 *hold_until_ms = (*hold_until_ms).max(now_ms.saturating_add(asked_for));
                 // A failure in the future means that the clock went back: it counts no more.
-                failed_at_ms.retain(|at| now_ms.checked_sub(*at).is_some_and(|age| age <= settings.window_ms));
+                failed_at_ms.retain(|at| {
+                    now_ms
+                        .checked_sub(*at)
+                        .is_some_and(|age| age <= settings.window_ms)
+                });
                 failed_at_ms.push_back(now_ms);
                 let in_window = u32::try_from(failed_at_ms.len()).unwrap_or(u32::MAX);
                 self.failures = in_window;
@@ -305,7 +334,14 @@ impl Circuit {
     }
 
     fn open(&mut self, reason: Reason, at_ms: u64, pause_ms: u64) {
-        self.enter(State::Open { until_ms: at_ms.saturating_add(pause_ms) }, reason, at_ms, pause_ms);
+        self.enter(
+            State::Open {
+                until_ms: at_ms.saturating_add(pause_ms),
+            },
+            reason,
+            at_ms,
+            pause_ms,
+        );
     }
 
     /// What time alone changes: a probe that is lost, and a clock that went back.
@@ -317,7 +353,9 @@ impl Circuit {
                 let longest = settings.pause_ms.max(settings.max_pause_ms);
                 *until_ms = (*until_ms).min(now_ms.saturating_add(longest));
             }
-            State::HalfOpen { probe_since_ms: Some(since) } => {
+            State::HalfOpen {
+                probe_since_ms: Some(since),
+            } => {
                 *since = (*since).min(now_ms);
                 let lost_at_ms = since.saturating_add(settings.probe_timeout_ms);
                 if now_ms >= lost_at_ms {
@@ -352,7 +390,10 @@ impl Circuit {
 
 impl State {
     fn closed() -> Self {
-        Self::Closed { failed_at_ms: VecDeque::new(), hold_until_ms: 0 }
+        Self::Closed {
+            failed_at_ms: VecDeque::new(),
+            hold_until_ms: 0,
+        }
     }
 
     fn phase(&self) -> Phase {

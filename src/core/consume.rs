@@ -35,7 +35,10 @@ impl Revocation {
     /// Of an event that came at `now_ms`.
     pub fn of_event(event: &AuthRevoked, now_ms: u64) -> Self {
         let expires_at_ms = token_expiry_ms(event.token_expires_at_ms, now_ms);
-        let token = |jti: &_| TokenRevocation { jti: *jti, expires_at_ms };
+        let token = |jti: &_| TokenRevocation {
+            jti: *jti,
+            expires_at_ms,
+        };
         Self {
             agent: event.agent.clone(),
             revoke_agent: event.effect.revoke_agent,
@@ -55,7 +58,9 @@ mod tests {
 
     #[test]
     fn pauses_double_to_a_minute() {
-        let pauses: Vec<u32> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 100, u32::MAX].map(retry_delay_s).into();
+        let pauses: Vec<u32> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 100, u32::MAX]
+            .map(retry_delay_s)
+            .into();
         assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
     }
 
@@ -65,7 +70,11 @@ mod tests {
         let event = AuthRevoked {
             event_id: None,
             agent: Some(agent(1)),
-            effect: Effect { revoke_agent: false, tokens: vec![ulid(7), ulid(8)], session_ended: false },
+            effect: Effect {
+                revoke_agent: false,
+                tokens: vec![ulid(7), ulid(8)],
+                session_ended: false,
+            },
             token_expires_at_ms: None,
             reason: Some("reissued".into()),
             event_at_ms: None,
@@ -75,8 +84,15 @@ mod tests {
             (None, None, NOW_MS + UNKNOWN_EXPIRY_MS, NOW_MS),
             (Some(NOW_MS + 9), Some(NOW_MS - 5), NOW_MS + 9, NOW_MS - 5),
         ] {
-            let event = AuthRevoked { token_expires_at_ms: told_ms, event_at_ms: at_ms, ..event.clone() };
-            let token = |n| TokenRevocation { jti: ulid(n), expires_at_ms: expiry_ms };
+            let event = AuthRevoked {
+                token_expires_at_ms: told_ms,
+                event_at_ms: at_ms,
+                ..event.clone()
+            };
+            let token = |n| TokenRevocation {
+                jti: ulid(n),
+                expires_at_ms: expiry_ms,
+            };
             let expect = Revocation {
                 agent: Some(agent(1)),
                 revoke_agent: false,

@@ -147,7 +147,8 @@ pub trait Ports {
     /// Step 5: whether the polled CRL lists this token; no provenance where the proxy goes on without a CRL.
     async fn crl_lists(&self, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal>;
     /// Step 6: whether the agent has a pair here.
-    async fn is_known(&self, agent: &AgentDid, generation: Generation) -> Result<(bool, Provenance), Refusal>;
+    async fn is_known(&self, agent: &AgentDid, generation: Generation)
+    -> Result<(bool, Provenance), Refusal>;
     /// Step 7: whether the access token holds; a refusal where it does not.
     async fn validate_access(
         &self,
@@ -188,7 +189,11 @@ pub struct Evidence {
 ///
 /// # Errors
 /// The first step that refuses, with its code.
-pub async fn verify<P: Ports>(ports: &P, request: &Presented<'_>, policy: Policy) -> Result<Verified, Refusal> {
+pub async fn verify<P: Ports>(
+    ports: &P,
+    request: &Presented<'_>,
+    policy: Policy,
+) -> Result<Verified, Refusal> {
     let (ait, keys) = identify(ports, request.authorization).await?;
     let proof = prove(request, &ait, ports.now_ms())?;
     let skew_s = proof::skew_seconds(ports.now_ms(), proof.timestamp);
@@ -199,7 +204,12 @@ pub async fn verify<P: Ports>(ports: &P, request: &Presented<'_>, policy: Policy
     if listed {
         return Err(Refusal::Revoked(RevokedBy::Crl));
     }
-    let mut evidence = Evidence { keys, crl, trust: None, access: None };
+    let mut evidence = Evidence {
+        keys,
+        crl,
+        trust: None,
+        access: None,
+    };
     if policy.known_agent {
         let (known, provenance) = ports.is_known(&ait.sub, admission.generation).await?;
         if !known {
@@ -214,12 +224,22 @@ pub async fn verify<P: Ports>(ports: &P, request: &Presented<'_>, policy: Policy
         })?;
         evidence.access = Some(ports.validate_access(&ait, &token, &admission).await?);
     }
-    Ok(Verified { caller: Caller { ait, generation: admission.generation }, skew_s, evidence })
+    Ok(Verified {
+        caller: Caller {
+            ait,
+            generation: admission.generation,
+        },
+        skew_s,
+        evidence,
+    })
 }
 
 /// Step 2. A verified AIT is remembered by its hash; it counts only as long as it has
 /// not expired and the very key that signed it is active, and for the issuer expected now.
-async fn identify<P: Ports>(ports: &P, authorization: Option<&str>) -> Result<(Rc<Ait>, Provenance), Refusal> {
+async fn identify<P: Ports>(
+    ports: &P,
+    authorization: Option<&str>,
+) -> Result<(Rc<Ait>, Provenance), Refusal> {
     let token = proof::parse_authorization(authorization).map_err(|error| match error {
         AuthorizationError::Missing => Refusal::MissingToken,
         AuthorizationError::InvalidScheme => Refusal::InvalidScheme,
@@ -242,9 +262,19 @@ async fn identify<P: Ports>(ports: &P, authorization: Option<&str>) -> Result<(R
     if keys.active(unverified.kid()).is_none() {
         (keys, provenance) = ports.keys_refreshed().await?;
     }
-    let ait = Rc::new(unverified.verify(&keys, ports.expected_issuer(), now_s).map_err(invalid)?);
+    let ait = Rc::new(
+        unverified
+            .verify(&keys, ports.expected_issuer(), now_s)
+            .map_err(invalid)?,
+    );
     if let Some(signed_by) = keys.active(&ait.kid).cloned() {
-        ports.remember(hash, VerifiedAit { ait: ait.clone(), signed_by });
+        ports.remember(
+            hash,
+            VerifiedAit {
+                ait: ait.clone(),
+                signed_by,
+            },
+        );
     }
     Ok((ait, provenance))
 }
@@ -256,13 +286,20 @@ fn prove(request: &Presented<'_>, ait: &Ait, now_ms: u64) -> Result<ProofHeaders
         ProofError::InvalidNonce(reason) => Refusal::InvalidNonce(reason),
         ProofError::InvalidProof(reason) => Refusal::InvalidProof(reason),
     };
-    let headers = ProofHeaders::parse(request.timestamp, request.nonce, request.body_sha256, request.proof)
-        .map_err(refuse)?;
+    let headers = ProofHeaders::parse(
+        request.timestamp,
+        request.nonce,
+        request.body_sha256,
+        request.proof,
+    )
+    .map_err(refuse)?;
     let skew_s = proof::skew_seconds(now_ms, headers.timestamp);
     if skew_s.unsigned_abs() > MAX_SKEW_SECONDS {
         return Err(Refusal::TimestampSkew { skew_s });
     }
-    headers.verify(&ait.cnf, request.method, request.path_and_query, request.body).map_err(refuse)?;
+    headers
+        .verify(&ait.cnf, request.method, request.path_and_query, request.body)
+        .map_err(refuse)?;
     Ok(headers)
 }
 

@@ -31,5 +31,8 @@ pub struct Provenance {
 
 impl Provenance {
     /// Asked for just now.
-    pub const NETWORK: Self = Self { source: Source::Network, age_ms: 0 };
+    pub const NETWORK: Self = Self {
+        source: Source::Network,
+        age_ms: 0,
+    };
 }

@@ -87,22 +87,64 @@ pub struct RouteSpec {
     pub broken_body: &'static Code,
 }
 
-const CLAW: Access = Access::Claw { known: KnownAgent::NotNeeded, access_token: false };
-const CLAW_WITH_TOKEN: Access = Access::Claw { known: KnownAgent::NotNeeded, access_token: true };
-const CLAW_KNOWN_WITH_TOKEN: Access = Access::Claw { known: KnownAgent::NeededUnlessGroup, access_token: true };
+const CLAW: Access = Access::Claw {
+    known: KnownAgent::NotNeeded,
+    access_token: false,
+};
+const CLAW_WITH_TOKEN: Access = Access::Claw {
+    known: KnownAgent::NotNeeded,
+    access_token: true,
+};
+const CLAW_KNOWN_WITH_TOKEN: Access = Access::Claw {
+    known: KnownAgent::NeededUnlessGroup,
+    access_token: true,
+};
 
-const fn row(route: Route, method: &'static str, path: &'static str, access: Access, broken_body: &'static Code) -> RouteSpec {
-    RouteSpec { route, method, path, access, body: BodyLimit::Small, public_limit: false, broken_body }
+const fn row(
+    route: Route,
+    method: &'static str,
+    path: &'static str,
+    access: Access,
+    broken_body: &'static Code,
+) -> RouteSpec {
+    RouteSpec {
+        route,
+        method,
+        path,
+        access,
+        body: BodyLimit::Small,
+        public_limit: false,
+        broken_body,
+    }
 }
 
 const fn message(path: &'static str) -> RouteSpec {
-    let spec = row(Route::Message, "POST", path, CLAW_KNOWN_WITH_TOKEN, &code::PROXY_HOOK_INVALID_JSON);
-    RouteSpec { body: BodyLimit::Frame, public_limit: true, ..spec }
+    let spec = row(
+        Route::Message,
+        "POST",
+        path,
+        CLAW_KNOWN_WITH_TOKEN,
+        &code::PROXY_HOOK_INVALID_JSON,
+    );
+    RouteSpec {
+        body: BodyLimit::Frame,
+        public_limit: true,
+        ..spec
+    }
 }
 
 const fn connect(path: &'static str) -> RouteSpec {
-    let spec = row(Route::Connect, "GET", path, CLAW_WITH_TOKEN, &code::PROXY_RELAY_UPGRADE_REQUIRED);
-    RouteSpec { public_limit: true, ..spec }
+    let spec = row(
+        Route::Connect,
+        "GET",
+        path,
+        CLAW_WITH_TOKEN,
+        &code::PROXY_RELAY_UPGRADE_REQUIRED,
+    );
+    RouteSpec {
+        public_limit: true,
+        ..spec
+    }
 }
 
 /// Every route there is, older paths included.
@@ -140,7 +182,11 @@ pub fn find(method: &str, path: &str) -> Found {
         return Found::Row(spec);
     }
     let methods: Vec<&str> = at_path().map(|spec| spec.method).collect();
-    if methods.is_empty() { Found::Nothing } else { Found::WrongMethod(methods.join(", ")) }
+    if methods.is_empty() {
+        Found::Nothing
+    } else {
+        Found::WrongMethod(methods.join(", "))
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +227,11 @@ mod tests {
                 _ => "claw known token",
             };
             let limit = if spec.public_limit { " per-address" } else { "" };
-            let size = if spec.body == BodyLimit::Frame { " frame" } else { "" };
+            let size = if spec.body == BodyLimit::Frame {
+                " frame"
+            } else {
+                ""
+            };
             rows.push(format!("{} {}: {access}{limit}{size}", spec.method, spec.path));
         }
         expect_test::expect![[r#"

@@ -74,30 +74,53 @@ impl TrustDesk {
     /// One that knows nothing.
     pub fn new(max_entries: usize, ages: Ages, circuit: CircuitSettings) -> Self {
         // D1 is always asked in the foreground: there is no refresh to claim.
-        Self { memory: Cache::new(max_entries, 0), ages, circuit: Circuit::new(circuit) }
+        Self {
+            memory: Cache::new(max_entries, 0),
+            ages,
+            circuit: Circuit::new(circuit),
+        }
     }
 
     /// What to do now.
     pub fn decide(&mut self, question: &Question, now_ms: u64) -> Decision {
         let stale = match self.memory.look(question, now_ms) {
             Look::Fresh { value, age_ms } => {
-                let provenance = Provenance { source: Source::Fresh, age_ms };
-                return Decision::Serve { answer: value, provenance };
+                let provenance = Provenance {
+                    source: Source::Fresh,
+                    age_ms,
+                };
+                return Decision::Serve {
+                    answer: value,
+                    provenance,
+                };
             }
             Look::Stale { value, age_ms, .. } => Some((value, age_ms)),
             Look::Fetch => None,
         };
         match (self.circuit.ask(now_ms), stale) {
             (Ok(permit), _) => Decision::Ask(permit),
-            (Err(_), Some((answer, age_ms))) => {
-                Decision::Serve { answer, provenance: Provenance { source: Source::Stale, age_ms } }
-            }
-            (Err(refused), None) => Decision::Unavailable { retry_after_ms: refused.retry_after_ms },
+            (Err(_), Some((answer, age_ms))) => Decision::Serve {
+                answer,
+                provenance: Provenance {
+                    source: Source::Stale,
+                    age_ms,
+                },
+            },
+            (Err(refused), None) => Decision::Unavailable {
+                retry_after_ms: refused.retry_after_ms,
+            },
         }
     }
 
     /// D1 answered the question asked at `asked_at_ms`.
-    pub fn answered(&mut self, question: Question, permit: Permit, asked_at_ms: u64, answer: bool, now_ms: u64) {
+    pub fn answered(
+        &mut self,
+        question: Question,
+        permit: Permit,
+        asked_at_ms: u64,
+        answer: bool,
+        now_ms: u64,
+    ) {
         self.circuit.report(permit, Outcome::Success, now_ms);
         self.memory.put(question, answer, asked_at_ms, self.ages);
     }
@@ -113,11 +136,30 @@ impl TrustDesk {
         kind: FailureKind,
         now_ms: u64,
     ) -> Result<(bool, Provenance), u64> {
-        self.circuit.report(permit, Outcome::Failure { kind, retry_after_ms: None }, now_ms);
+        self.circuit.report(
+            permit,
+            Outcome::Failure {
+                kind,
+                retry_after_ms: None,
+            },
+            now_ms,
+        );
         match self.memory.look(question, now_ms) {
             // Another request was answered meanwhile.
-            Look::Fresh { value, age_ms } => Ok((value, Provenance { source: Source::Fresh, age_ms })),
-            Look::Stale { value, age_ms, .. } => Ok((value, Provenance { source: Source::Stale, age_ms })),
+            Look::Fresh { value, age_ms } => Ok((
+                value,
+                Provenance {
+                    source: Source::Fresh,
+                    age_ms,
+                },
+            )),
+            Look::Stale { value, age_ms, .. } => Ok((
+                value,
+                Provenance {
+                    source: Source::Stale,
+                    age_ms,
+                },
+            )),
             Look::Fetch => Err(RETRY_AFTER_MS),
         }
     }
@@ -132,11 +174,17 @@ impl TrustDesk {
 mod tests {
     use super::*;
 
-    const AGES: Ages = Ages { fresh_ms: 90_000, stale_ms: 900_000 };
+    const AGES: Ages = Ages {
+        fresh_ms: 90_000,
+        stale_ms: 900_000,
+    };
     const NOW_MS: u64 = 1_700_000_000_000;
 
     fn did(n: char) -> AgentDid {
-        AgentDid::parse(&format!("did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDX{n}{n}")).unwrap()
+        AgentDid::parse(&format!(
+            "did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDX{n}{n}"
+        ))
+        .unwrap()
     }
 
     fn generation(n: u8) -> Generation {
@@ -155,7 +203,10 @@ mod tests {
     }
 
     fn served(source: Source, age_ms: u64) -> Decision {
-        Decision::Serve { answer: true, provenance: Provenance { source, age_ms } }
+        Decision::Serve {
+            answer: true,
+            provenance: Provenance { source, age_ms },
+        }
     }
 
     /// One life of a decision: asked, fresh, asked again when older, stale only while D1 is down, then dead.
@@ -165,26 +216,42 @@ mod tests {
         let question = Question::pair(&did('A'), &did('B'), generation(1));
         let permit = ask(&mut desk, &question, NOW_MS);
         desk.answered(question, permit, NOW_MS, true, NOW_MS + 5);
-        assert_eq!(desk.decide(&question, NOW_MS + 89_999), served(Source::Fresh, 89_999));
+        assert_eq!(
+            desk.decide(&question, NOW_MS + 89_999),
+            served(Source::Fresh, 89_999)
+        );
 
         // Older: D1 is asked first. It is down: the last word stands in.
         for n in 0..5 {
             let now_ms = NOW_MS + 90_000 + n;
             let permit = ask(&mut desk, &question, now_ms);
-            let stale = Provenance { source: Source::Stale, age_ms: now_ms - NOW_MS };
-            assert_eq!(desk.failed(&question, permit, FailureKind::Timeout, now_ms), Ok((true, stale)));
+            let stale = Provenance {
+                source: Source::Stale,
+                age_ms: now_ms - NOW_MS,
+            };
+            assert_eq!(
+                desk.failed(&question, permit, FailureKind::Timeout, now_ms),
+                Ok((true, stale))
+            );
         }
         // Five failures: left alone, and served at once.
-        assert_eq!(desk.decide(&question, NOW_MS + 90_005), served(Source::Stale, 90_005));
+        assert_eq!(
+            desk.decide(&question, NOW_MS + 90_005),
+            served(Source::Stale, 90_005)
+        );
         let stranger = Question::known(&did('C'), generation(1));
-        let unavailable = Decision::Unavailable { retry_after_ms: 29_999 };
+        let unavailable = Decision::Unavailable {
+            retry_after_ms: 29_999,
+        };
         assert_eq!(desk.decide(&stranger, NOW_MS + 90_005), unavailable);
 
         // The probe fails past the stale limit: nothing is served any more.
         let permit = ask(&mut desk, &question, NOW_MS + 899_999);
         let failed = desk.failed(&question, permit, FailureKind::Timeout, NOW_MS + 900_000);
         assert_eq!(failed, Err(RETRY_AFTER_MS));
-        let unavailable = Decision::Unavailable { retry_after_ms: 30_000 };
+        let unavailable = Decision::Unavailable {
+            retry_after_ms: 30_000,
+        };
         assert_eq!(desk.decide(&question, NOW_MS + 900_000), unavailable);
 
         // It is back.
@@ -206,7 +273,10 @@ mod tests {
             Question::pair(&did('A'), &did('C'), generation(1)),
             Question::known(&did('A'), generation(1)),
         ] {
-            assert!(matches!(desk.decide(&other, NOW_MS), Decision::Ask(_)), "{other:?}");
+            assert!(
+                matches!(desk.decide(&other, NOW_MS), Decision::Ask(_)),
+                "{other:?}"
+            );
         }
         assert_eq!(desk.decide(&question, NOW_MS), served(Source::Fresh, 0));
     }
@@ -217,7 +287,16 @@ mod tests {
         let question = Question::known(&did('A'), generation(1));
         let permit = ask(&mut desk, &question, NOW_MS);
         desk.answered(question, permit, NOW_MS, false, NOW_MS);
-        let provenance = Provenance { source: Source::Fresh, age_ms: 0 };
-        assert_eq!(desk.decide(&question, NOW_MS), Decision::Serve { answer: false, provenance });
+        let provenance = Provenance {
+            source: Source::Fresh,
+            age_ms: 0,
+        };
+        assert_eq!(
+            desk.decide(&question, NOW_MS),
+            Decision::Serve {
+                answer: false,
+                provenance
+            }
+        );
     }
 }

@@ -113,7 +113,10 @@ pub struct Validated {
 impl Validations {
     /// When this token was validated, Unix milliseconds.
     pub fn at_ms(&self, token_hash: &[u8; 32]) -> Option<u64> {
-        self.0.iter().find(|validated| validated.token_hash == *token_hash).map(|validated| validated.at_ms)
+        self.0
+            .iter()
+            .find(|validated| validated.token_hash == *token_hash)
+            .map(|validated| validated.at_ms)
     }
 
     /// Whether there are none.
@@ -178,11 +181,16 @@ pub struct StoreReply {
 mod bytes {
     use super::{Deserialize, Deserializer, Serializer, b64, de};
 
-    pub fn serialize<const N: usize, S: Serializer>(bytes: &[u8; N], serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<const N: usize, S: Serializer>(
+        bytes: &[u8; N],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&b64::encode(bytes))
     }
 
-    pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; N], D::Error> {
+    pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; N], D::Error> {
         let text = String::deserialize(deserializer)?;
         b64::decode_array(&text).map_err(|_| de::Error::custom("not base64url of the right length"))
     }
@@ -231,7 +239,10 @@ mod tests {
             &TrustCall::Revoke(RevokeRequest {
                 agent: agent(),
                 revoke_agent: false,
-                tokens: vec![TokenRevocation { jti: jti(), expires_at_ms: 3 }],
+                tokens: vec![TokenRevocation {
+                    jti: jti(),
+                    expires_at_ms: 3,
+                }],
             }),
             &format!(
                 r#"{{"revoke":{{"agent":"{DID}","revoke_agent":false,"tokens":[{{"jti":"01HF7YAT31JZHSMW1CG6Q6MHB7","expires_at_ms":3}}]}}}}"#
@@ -242,7 +253,10 @@ mod tests {
             &format!(r#"{{"replace_generation":{{"agent":"{DID}"}}}}"#),
         );
         pinned(
-            &TrustCall::Check { agent: agent(), jti: None },
+            &TrustCall::Check {
+                agent: agent(),
+                jti: None,
+            },
             &format!(r#"{{"check":{{"agent":"{DID}","jti":null}}}}"#),
         );
         pinned(
@@ -258,7 +272,10 @@ mod tests {
             ),
         );
         pinned(
-            &TrustCall::DropValidation { agent: agent(), token_hash: [0; 32] },
+            &TrustCall::DropValidation {
+                agent: agent(),
+                token_hash: [0; 32],
+            },
             &format!(r#"{{"drop_validation":{{"agent":"{DID}","token_hash":"{zeros}"}}}}"#),
         );
     }
@@ -266,27 +283,59 @@ mod tests {
     #[test]
     fn replies_are_pinned() {
         let generation = Generation::from_random([1; 8]);
-        let validations = Validations(vec![Validated { token_hash: [0; 32], at_ms: 7 }]);
-        assert_eq!((validations.at_ms(&[0; 32]), validations.at_ms(&[1; 32])), (Some(7), None));
+        let validations = Validations(vec![Validated {
+            token_hash: [0; 32],
+            at_ms: 7,
+        }]);
+        assert_eq!(
+            (validations.at_ms(&[0; 32]), validations.at_ms(&[1; 32])),
+            (Some(7), None)
+        );
         let cases = [
             (
-                AdmitReply::Admitted { generation, validations: Validations::default() },
+                AdmitReply::Admitted {
+                    generation,
+                    validations: Validations::default(),
+                },
                 r#"{"admitted":{"generation":"0101010101010101"}}"#,
             ),
             (
-                AdmitReply::Admitted { generation, validations },
+                AdmitReply::Admitted {
+                    generation,
+                    validations,
+                },
                 r#"{"admitted":{"generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}]}}"#,
             ),
-            (AdmitReply::Revoked { what: RevokedWhat::Agent }, r#"{"revoked":{"what":"agent"}}"#),
+            (
+                AdmitReply::Revoked {
+                    what: RevokedWhat::Agent,
+                },
+                r#"{"revoked":{"what":"agent"}}"#,
+            ),
             (AdmitReply::Replayed, r#""replayed""#),
-            (AdmitReply::OverRate { retry_after_s: 9 }, r#"{"over_rate":{"retry_after_s":9}}"#),
+            (
+                AdmitReply::OverRate { retry_after_s: 9 },
+                r#"{"over_rate":{"retry_after_s":9}}"#,
+            ),
             (AdmitReply::Skewed, r#""skewed""#),
         ];
         for (reply, json) in &cases {
             pinned(reply, json);
         }
-        pinned(&RevokeReply { changed: true, generation }, r#"{"changed":true,"generation":"0101010101010101"}"#);
-        pinned(&CheckReply { revoked: None, generation }, r#"{"revoked":null,"generation":"0101010101010101"}"#);
+        pinned(
+            &RevokeReply {
+                changed: true,
+                generation,
+            },
+            r#"{"changed":true,"generation":"0101010101010101"}"#,
+        );
+        pinned(
+            &CheckReply {
+                revoked: None,
+                generation,
+            },
+            r#"{"revoked":null,"generation":"0101010101010101"}"#,
+        );
         pinned(&StoreReply { stored: true }, r#"{"stored":true}"#);
     }
 }

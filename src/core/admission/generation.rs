@@ -38,7 +38,9 @@ impl FromStr for Generation {
         if text.len() != 16 || !text.bytes().all(lower_hex) {
             return Err(GenerationError);
         }
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| GenerationError)
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| GenerationError)
     }
 }
 
@@ -64,8 +66,17 @@ mod tests {
         let generation = Generation::from_random([0, 0, 0, 0, 0, 0, 0xab, 0x01]);
         assert_eq!(generation.to_string(), "000000000000ab01");
         assert_eq!("000000000000ab01".parse(), Ok(generation));
-        assert_eq!(serde_json::to_string(&generation).unwrap(), r#""000000000000ab01""#);
-        for bad in ["", "ab01", "000000000000AB01", "+00000000000ab01", "000000000000ab01 "] {
+        assert_eq!(
+            serde_json::to_string(&generation).unwrap(),
+            r#""000000000000ab01""#
+        );
+        for bad in [
+            "",
+            "ab01",
+            "000000000000AB01",
+            "+00000000000ab01",
+            "000000000000ab01 ",
+        ] {
             assert_eq!(bad.parse::<Generation>(), Err(GenerationError), "{bad:?}");
         }
     }

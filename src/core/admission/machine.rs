@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use super::calls::{
-    AdmitReply, AdmitRequest, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation, Validated, Validations,
+    AdmitReply, AdmitRequest, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation, Validated,
+    Validations,
 };
 use super::generation::Generation;
 use super::nonces;
@@ -90,11 +91,17 @@ impl<T: Tables> Admission<T> {
     /// The storage's; nothing was admitted then.
     pub fn admit(&mut self, now_ms: u64, request: &AdmitRequest) -> Result<AdmitReply, T::Error> {
         if self.agent_revoked {
-            return Ok(AdmitReply::Revoked { what: RevokedWhat::Agent });
+            return Ok(AdmitReply::Revoked {
+                what: RevokedWhat::Agent,
+            });
         }
-        let facts = self.tables.facts(request.jti, &request.nonce_hash, nonces::live_buckets(now_ms))?;
+        let facts = self
+            .tables
+            .facts(request.jti, &request.nonce_hash, nonces::live_buckets(now_ms))?;
         if facts.token_revoked {
-            return Ok(AdmitReply::Revoked { what: RevokedWhat::Token });
+            return Ok(AdmitReply::Revoked {
+                what: RevokedWhat::Token,
+            });
         }
         if facts.attempt == Some(request.attempt) {
             return Ok(self.admitted(request));
@@ -109,7 +116,12 @@ impl<T: Tables> Admission<T> {
         if let Err(retry_after_s) = self.rate.check(now_ms) {
             return Ok(AdmitReply::OverRate { retry_after_s });
         }
-        let row = NonceRow { bucket, hash: request.nonce_hash, attempt: request.attempt, seen_at_ms: now_ms };
+        let row = NonceRow {
+            bucket,
+            hash: request.nonce_hash,
+            attempt: request.attempt,
+            seen_at_ms: now_ms,
+        };
         self.tables.insert_nonce(&row)?;
         self.rate.record(now_ms);
         self.oldest_bucket = Some(self.oldest_bucket.map_or(bucket, |oldest| oldest.min(bucket)));
@@ -125,7 +137,10 @@ impl<T: Tables> Admission<T> {
         for token in &request.tokens {
             changed |= self.tables.put_token_revoked(token)?;
         }
-        Ok(RevokeReply { changed, generation: self.generation })
+        Ok(RevokeReply {
+            changed,
+            generation: self.generation,
+        })
     }
 
     /// Voids what is cached about the agent.
@@ -136,7 +151,10 @@ impl<T: Tables> Admission<T> {
         self.tables.put_generation(fresh)?;
         self.generation = fresh;
         self.validations.clear();
-        Ok(RevokeReply { changed: true, generation: fresh })
+        Ok(RevokeReply {
+            changed: true,
+            generation: fresh,
+        })
     }
 
     /// Takes in what the ledger says of the agent and, where one was asked about, of a token; it will not be asked
@@ -144,7 +162,12 @@ impl<T: Tables> Admission<T> {
     ///
     /// # Errors
     /// The storage's.
-    pub fn learn(&mut self, token: Option<(Ulid, u64)>, answer: LedgerAnswer, fresh: Generation) -> Result<(), T::Error> {
+    pub fn learn(
+        &mut self,
+        token: Option<(Ulid, u64)>,
+        answer: LedgerAnswer,
+        fresh: Generation,
+    ) -> Result<(), T::Error> {
         self.revoke_agent_if(answer.agent_revoked, fresh)?;
         if !self.ledger_asked {
             self.tables.put_ledger_asked()?;
@@ -154,10 +177,18 @@ impl<T: Tables> Admission<T> {
             return Ok(());
         };
         if let Some(until_ms) = answer.token_revoked_until_ms {
-            self.tables.put_token_revoked(&TokenRevocation { jti, expires_at_ms: until_ms })?;
+            self.tables.put_token_revoked(&TokenRevocation {
+                jti,
+                expires_at_ms: until_ms,
+            })?;
         }
         while self.seen_tokens.len() >= MAX_SEEN_TOKENS {
-            let Some(first) = self.seen_tokens.iter().min_by_key(|(_, expiry)| **expiry).map(|(jti, _)| *jti) else {
+            let Some(first) = self
+                .seen_tokens
+                .iter()
+                .min_by_key(|(_, expiry)| **expiry)
+                .map(|(jti, _)| *jti)
+            else {
                 break;
             };
             self.tables.delete_seen_token(first)?;
@@ -176,17 +207,32 @@ impl<T: Tables> Admission<T> {
         if call.generation != self.generation {
             return Ok(StoreReply { stored: false });
         }
-        let StoreValidation { jti, token_hash, validated_at_ms, .. } = *call;
-        let known = self.validations.iter().find(|validation| validation.token_hash == token_hash);
+        let StoreValidation {
+            jti,
+            token_hash,
+            validated_at_ms,
+            ..
+        } = *call;
+        let known = self
+            .validations
+            .iter()
+            .find(|validation| validation.token_hash == token_hash);
         if known.is_some_and(|known| known.jti == jti && known.validated_at_ms >= validated_at_ms) {
             return Ok(StoreReply { stored: true });
         }
-        let validation = Validation { token_hash, jti, validated_at_ms };
+        let validation = Validation {
+            token_hash,
+            jti,
+            validated_at_ms,
+        };
         self.tables.put_validation(&validation)?;
         self.validations.retain(|known| known.token_hash != token_hash);
         self.validations.push(validation);
         if self.validations.len() > MAX_VALIDATIONS {
-            let oldest = self.validations.iter().min_by_key(|validation| validation.validated_at_ms);
+            let oldest = self
+                .validations
+                .iter()
+                .min_by_key(|validation| validation.validated_at_ms);
             if let Some(token_hash) = oldest.map(|validation| validation.token_hash) {
                 self.drop_validation(&token_hash)?;
             }
@@ -199,7 +245,11 @@ impl<T: Tables> Admission<T> {
     /// # Errors
     /// The storage's.
     pub fn drop_validation(&mut self, token_hash: &[u8; 32]) -> Result<StoreReply, T::Error> {
-        if self.validations.iter().any(|known| known.token_hash == *token_hash) {
+        if self
+            .validations
+            .iter()
+            .any(|known| known.token_hash == *token_hash)
+        {
             self.tables.delete_validation(token_hash)?;
             self.validations.retain(|known| known.token_hash != *token_hash);
         }
@@ -212,7 +262,9 @@ impl<T: Tables> Admission<T> {
     /// The storage's.
     pub fn on_alarm(&mut self, now_ms: u64) -> Result<Option<u64>, T::Error> {
         let through = nonces::forgettable_through(now_ms, self.limits.rate_window_ms);
-        if let Some(through) = through.filter(|through| self.oldest_bucket.is_some_and(|oldest| oldest <= *through)) {
+        if let Some(through) =
+            through.filter(|through| self.oldest_bucket.is_some_and(|oldest| oldest <= *through))
+        {
             let forgotten = self.tables.forget_nonces(through)?;
             self.forgotten_through = self.forgotten_through.max(forgotten.highest);
             self.oldest_bucket = forgotten.oldest_left;
@@ -225,7 +277,8 @@ impl<T: Tables> Admission<T> {
 
     /// When `on_alarm` has something to forget; Unix milliseconds.
     pub fn next_alarm_ms(&self) -> Option<u64> {
-        self.oldest_bucket.map(|bucket| nonces::forget_at_ms(bucket, self.limits.rate_window_ms))
+        self.oldest_bucket
+            .map(|bucket| nonces::forget_at_ms(bucket, self.limits.rate_window_ms))
     }
 
     /// Whether the ledger must be asked first: at a token's first sight, or (no token) at the agent's.
@@ -246,7 +299,10 @@ impl<T: Tables> Admission<T> {
             Some(jti) if self.tables.token_revoked(jti)? => Some(RevokedWhat::Token),
             _ => None,
         };
-        Ok(CheckReply { revoked, generation: self.generation })
+        Ok(CheckReply {
+            revoked,
+            generation: self.generation,
+        })
     }
 
     fn revoke_agent_if(&mut self, revoke: bool, fresh: Generation) -> Result<bool, T::Error> {
@@ -260,8 +316,14 @@ impl<T: Tables> Admission<T> {
     }
 
     fn admitted(&self, request: &AdmitRequest) -> AdmitReply {
-        let of_this_ait = self.validations.iter().filter(|validation| validation.jti == request.jti);
-        let validated = |v: &Validation| Validated { token_hash: v.token_hash, at_ms: v.validated_at_ms };
+        let of_this_ait = self
+            .validations
+            .iter()
+            .filter(|validation| validation.jti == request.jti);
+        let validated = |v: &Validation| Validated {
+            token_hash: v.token_hash,
+            at_ms: v.validated_at_ms,
+        };
         AdmitReply::Admitted {
             generation: self.generation,
             validations: Validations(of_this_ait.map(validated).collect()),

@@ -8,7 +8,10 @@ use crate::protocol::ids::Ulid;
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const NOW_S: u64 = NOW_MS / 1000;
-const LIMITS: Limits = Limits { rate_limit: 3, rate_window_ms: 60_000 };
+const LIMITS: Limits = Limits {
+    rate_limit: 3,
+    rate_window_ms: 60_000,
+};
 
 fn agent() -> AgentDid {
     AgentDid::parse("did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4").unwrap()
@@ -38,12 +41,22 @@ fn request(timestamp_s: u64, nonce: u8, attempt: u8) -> AdmitRequest {
 }
 
 fn admitted() -> AdmitReply {
-    AdmitReply::Admitted { generation: generation(0xee), validations: Validations::default() }
+    AdmitReply::Admitted {
+        generation: generation(0xee),
+        validations: Validations::default(),
+    }
 }
 
 fn revocation(revoke_agent: bool, tokens: &[(u8, u64)]) -> RevokeRequest {
-    let tokens = tokens.iter().map(|(n, expires_at_ms)| TokenRevocation { jti: jti(*n), expires_at_ms: *expires_at_ms });
-    RevokeRequest { agent: agent(), revoke_agent, tokens: tokens.collect() }
+    let tokens = tokens.iter().map(|(n, expires_at_ms)| TokenRevocation {
+        jti: jti(*n),
+        expires_at_ms: *expires_at_ms,
+    });
+    RevokeRequest {
+        agent: agent(),
+        revoke_agent,
+        tokens: tokens.collect(),
+    }
 }
 
 #[test]
@@ -64,17 +77,34 @@ fn a_captured_request_is_refused_at_once_after_a_restart_and_from_the_future() {
         let now_ms = NOW_MS + after_s * 1000;
         machine.on_alarm(now_ms).unwrap();
         machine = wake(&storage, now_ms);
-        assert_eq!(machine.admit(now_ms, &request(NOW_S + 290, 1, 9)).unwrap(), expect, "after {after_s} s");
+        assert_eq!(
+            machine.admit(now_ms, &request(NOW_S + 290, 1, 9)).unwrap(),
+            expect,
+            "after {after_s} s"
+        );
     }
-    assert_eq!(storage.nonce_rows(), 0, "what can no longer be accepted is forgotten");
+    assert_eq!(
+        storage.nonce_rows(),
+        0,
+        "what can no longer be accepted is forgotten"
+    );
 }
 
 #[test]
 fn a_nonce_under_another_timestamp_is_a_replay_as_well() {
     let mut machine = wake(&Memory::default(), NOW_MS);
-    assert_eq!(machine.admit(NOW_MS, &request(NOW_S + 300, 1, 1)).unwrap(), admitted());
-    assert_eq!(machine.admit(NOW_MS, &request(NOW_S - 300, 1, 2)).unwrap(), AdmitReply::Replayed);
-    assert_eq!(machine.admit(NOW_MS, &request(NOW_S - 300, 2, 3)).unwrap(), admitted());
+    assert_eq!(
+        machine.admit(NOW_MS, &request(NOW_S + 300, 1, 1)).unwrap(),
+        admitted()
+    );
+    assert_eq!(
+        machine.admit(NOW_MS, &request(NOW_S - 300, 1, 2)).unwrap(),
+        AdmitReply::Replayed
+    );
+    assert_eq!(
+        machine.admit(NOW_MS, &request(NOW_S - 300, 2, 3)).unwrap(),
+        admitted()
+    );
 }
 
 #[test]
@@ -85,13 +115,25 @@ fn the_same_attempt_gets_the_first_answer_and_revoked_wins() {
         // Five times one attempt: the rate of 3 counts it once.
         assert_eq!(machine.admit(NOW_MS, &first).unwrap(), admitted());
     }
-    assert_eq!(machine.admit(NOW_MS, &request(NOW_S, 1, 2)).unwrap(), AdmitReply::Replayed);
-    machine.revoke(&revocation(false, &[(1, NOW_MS + 5)]), generation(2)).unwrap();
-    let token = AdmitReply::Revoked { what: RevokedWhat::Token };
+    assert_eq!(
+        machine.admit(NOW_MS, &request(NOW_S, 1, 2)).unwrap(),
+        AdmitReply::Replayed
+    );
+    machine
+        .revoke(&revocation(false, &[(1, NOW_MS + 5)]), generation(2))
+        .unwrap();
+    let token = AdmitReply::Revoked {
+        what: RevokedWhat::Token,
+    };
     assert_eq!(machine.admit(NOW_MS, &first).unwrap(), token);
     assert_eq!(machine.admit(NOW_MS, &request(NOW_S, 1, 2)).unwrap(), token);
     machine.revoke(&revocation(true, &[]), generation(3)).unwrap();
-    assert_eq!(machine.admit(NOW_MS, &first).unwrap(), AdmitReply::Revoked { what: RevokedWhat::Agent });
+    assert_eq!(
+        machine.admit(NOW_MS, &first).unwrap(),
+        AdmitReply::Revoked {
+            what: RevokedWhat::Agent
+        }
+    );
 }
 
 #[test]
@@ -100,15 +142,27 @@ fn over_its_rate_an_agent_is_told_when_and_burns_no_nonce() {
     let mut machine = wake(&storage, NOW_MS);
     for n in 0..3 {
         // Timestamps that expire in a second: the rows stay for the rate's sake.
-        assert_eq!(machine.admit(NOW_MS, &request(NOW_S - 300, n, n)).unwrap(), admitted());
+        assert_eq!(
+            machine.admit(NOW_MS, &request(NOW_S - 300, n, n)).unwrap(),
+            admitted()
+        );
     }
-    assert_eq!(machine.admit(NOW_MS, &request(NOW_S, 9, 9)).unwrap(), AdmitReply::OverRate { retry_after_s: 60 });
+    assert_eq!(
+        machine.admit(NOW_MS, &request(NOW_S, 9, 9)).unwrap(),
+        AdmitReply::OverRate { retry_after_s: 60 }
+    );
     let later_ms = NOW_MS + 40_500;
     machine.on_alarm(later_ms).unwrap();
     machine = wake(&storage, later_ms);
     assert_eq!(storage.nonce_rows(), 3);
-    assert_eq!(machine.admit(later_ms, &request(NOW_S, 9, 9)).unwrap(), AdmitReply::OverRate { retry_after_s: 20 });
-    assert_eq!(machine.admit(NOW_MS + 60_000, &request(NOW_S, 9, 9)).unwrap(), admitted());
+    assert_eq!(
+        machine.admit(later_ms, &request(NOW_S, 9, 9)).unwrap(),
+        AdmitReply::OverRate { retry_after_s: 20 }
+    );
+    assert_eq!(
+        machine.admit(NOW_MS + 60_000, &request(NOW_S, 9, 9)).unwrap(),
+        admitted()
+    );
 }
 
 #[test]
@@ -120,15 +174,31 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
         (&[(1, NOW_MS + 10), (2, NOW_MS + 9)], false),
         (&[(1, NOW_MS + 30)], true),
     ] {
-        assert_eq!(machine.revoke(&revocation(false, tokens), generation(1)).unwrap().changed, changed, "{tokens:?}");
+        assert_eq!(
+            machine
+                .revoke(&revocation(false, tokens), generation(1))
+                .unwrap()
+                .changed,
+            changed,
+            "{tokens:?}"
+        );
     }
     assert_eq!(storage.revoked_until_ms(jti(1)), Some(NOW_MS + 30));
     machine = wake(&storage, NOW_MS);
-    assert_eq!(machine.check(Some(jti(1))).unwrap().revoked, Some(RevokedWhat::Token));
+    assert_eq!(
+        machine.check(Some(jti(1))).unwrap().revoked,
+        Some(RevokedWhat::Token)
+    );
     assert_eq!(machine.check(Some(jti(3))).unwrap().revoked, None);
     assert_eq!(machine.check(None).unwrap().revoked, None);
     for changed in [true, false] {
-        assert_eq!(machine.revoke(&revocation(true, &[]), generation(2)).unwrap().changed, changed);
+        assert_eq!(
+            machine
+                .revoke(&revocation(true, &[]), generation(2))
+                .unwrap()
+                .changed,
+            changed
+        );
     }
     machine = wake(&storage, NOW_MS);
     for token in [None, Some(jti(1)), Some(jti(3))] {
@@ -140,7 +210,9 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
 fn an_expired_tokens_revocation_outlives_a_clock_that_ran_ahead() {
     let storage = Memory::default();
     let mut machine = wake(&storage, NOW_MS);
-    machine.revoke(&revocation(false, &[(1, NOW_MS + 1)]), generation(1)).unwrap();
+    machine
+        .revoke(&revocation(false, &[(1, NOW_MS + 1)]), generation(1))
+        .unwrap();
     machine.on_alarm(NOW_MS + 3_600_000).unwrap();
     assert!(machine.check(Some(jti(1))).unwrap().revoked.is_some());
     machine.on_alarm(NOW_MS + 25 * 3_600_000).unwrap();
@@ -152,14 +224,24 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
     let storage = Memory::default();
     let mut machine = wake(&storage, NOW_MS);
     assert!(machine.needs_ledger(Some(jti(1))) && machine.needs_ledger(None));
-    let answer = LedgerAnswer { agent_revoked: false, token_revoked_until_ms: Some(NOW_MS + 5) };
-    machine.learn(Some((jti(1), NOW_MS + 5)), answer, generation(1)).unwrap();
+    let answer = LedgerAnswer {
+        agent_revoked: false,
+        token_revoked_until_ms: Some(NOW_MS + 5),
+    };
+    machine
+        .learn(Some((jti(1), NOW_MS + 5)), answer, generation(1))
+        .unwrap();
     machine = wake(&storage, NOW_MS);
     assert!(!machine.needs_ledger(Some(jti(1))) && !machine.needs_ledger(None));
     assert!(machine.needs_ledger(Some(jti(2))));
-    let token = AdmitReply::Revoked { what: RevokedWhat::Token };
+    let token = AdmitReply::Revoked {
+        what: RevokedWhat::Token,
+    };
     assert_eq!(machine.admit(NOW_MS, &request(NOW_S, 1, 1)).unwrap(), token);
-    let answer = LedgerAnswer { agent_revoked: true, token_revoked_until_ms: None };
+    let answer = LedgerAnswer {
+        agent_revoked: true,
+        token_revoked_until_ms: None,
+    };
     machine.learn(None, answer, generation(2)).unwrap();
     assert_eq!(machine.check(None).unwrap().revoked, Some(RevokedWhat::Agent));
 }
@@ -170,7 +252,9 @@ fn sightings_are_bounded_and_the_first_to_expire_goes() {
     let nth = |n: u64| Ulid::from_parts(NOW_MS + n, [0; 10]);
     let count = machine::MAX_SEEN_TOKENS as u64 + 10;
     for n in 0..count {
-        machine.learn(Some((nth(n), NOW_MS + n)), LedgerAnswer::default(), generation(1)).unwrap();
+        machine
+            .learn(Some((nth(n), NOW_MS + n)), LedgerAnswer::default(), generation(1))
+            .unwrap();
     }
     assert!(machine.needs_ledger(Some(nth(9))) && !machine.needs_ledger(Some(nth(10))));
 }
@@ -187,13 +271,19 @@ fn validations_are_bound_to_token_ait_and_generation() {
         generation: generation(under),
     };
     let validated_at = |machine: &mut Admission<Memory>, hash: u8, token: u8, attempt: u8| {
-        let request = AdmitRequest { jti: jti(token), ..request(NOW_S, attempt, attempt) };
+        let request = AdmitRequest {
+            jti: jti(token),
+            ..request(NOW_S, attempt, attempt)
+        };
         match machine.admit(NOW_MS, &request).unwrap() {
             AdmitReply::Admitted { validations, .. } => validations.at_ms(&[hash; 32]),
             other => panic!("{other:?}"),
         }
     };
-    assert!(!machine.store_validation(&store(1, 1, 0xdd, 5)).unwrap().stored, "another generation's");
+    assert!(
+        !machine.store_validation(&store(1, 1, 0xdd, 5)).unwrap().stored,
+        "another generation's"
+    );
     assert!(machine.store_validation(&store(1, 1, 0xee, 5)).unwrap().stored);
     assert!(machine.store_validation(&store(1, 1, 0xee, 4)).unwrap().stored);
     machine = wake(&storage, NOW_MS);
@@ -201,18 +291,33 @@ fn validations_are_bound_to_token_ait_and_generation() {
     assert_eq!(validated_at(&mut machine, 2, 1, 2), None);
     machine = wake(&Memory::default(), NOW_MS);
     for n in 0..=machine::MAX_VALIDATIONS as u8 {
-        machine.store_validation(&store(n, 1, 0xee, u64::from(n))).unwrap();
+        machine
+            .store_validation(&store(n, 1, 0xee, u64::from(n)))
+            .unwrap();
     }
     assert_eq!(validated_at(&mut machine, 0, 1, 3), None, "the oldest made room");
     assert_eq!(validated_at(&mut machine, 1, 1, 4), Some(1));
     assert_eq!(validated_at(&mut machine, 1, 2, 5), None, "another AIT");
     assert!(!machine.drop_validation(&[1; 32]).unwrap().stored);
-    assert_eq!(validated_at(&mut machine, 1, 1, 4), None, "the registry took it back");
+    assert_eq!(
+        validated_at(&mut machine, 1, 1, 4),
+        None,
+        "the registry took it back"
+    );
     machine = wake(&storage, NOW_MS);
     let replaced = machine.replace_generation(generation(3)).unwrap();
-    assert_eq!(replaced, RevokeReply { changed: true, generation: generation(3) });
+    assert_eq!(
+        replaced,
+        RevokeReply {
+            changed: true,
+            generation: generation(3)
+        }
+    );
     let again = request(NOW_S, 6, 6);
-    let expect = AdmitReply::Admitted { generation: generation(3), validations: Validations::default() };
+    let expect = AdmitReply::Admitted {
+        generation: generation(3),
+        validations: Validations::default(),
+    };
     assert_eq!(machine.admit(NOW_MS, &again).unwrap(), expect);
     assert_eq!(wake(&storage, NOW_MS).admit(NOW_MS, &again).unwrap(), expect);
 }

@@ -37,7 +37,11 @@ impl Tables for Memory {
 
     fn load(&self, seen_after_ms: u64) -> Result<Stored, Infallible> {
         let data = self.0.borrow();
-        let seen = data.nonces.iter().map(|row| row.seen_at_ms).filter(|seen| *seen > seen_after_ms);
+        let seen = data
+            .nonces
+            .iter()
+            .map(|row| row.seen_at_ms)
+            .filter(|seen| *seen > seen_after_ms);
         Ok(Stored {
             oldest_bucket: data.nonces.iter().map(|row| row.bucket).min(),
             seen_at_ms: seen.collect(),
@@ -47,7 +51,10 @@ impl Tables for Memory {
 
     fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts, Infallible> {
         let data = self.0.borrow();
-        let row = data.nonces.iter().find(|row| row.hash == *hash && buckets.contains(&row.bucket));
+        let row = data
+            .nonces
+            .iter()
+            .find(|row| row.hash == *hash && buckets.contains(&row.bucket));
         Ok(Facts {
             attempt: row.map(|row| row.attempt),
             token_revoked: data.revoked_tokens.contains_key(&jti),
@@ -60,7 +67,10 @@ impl Tables for Memory {
 
     fn insert_nonce(&self, row: &NonceRow) -> Result<(), Infallible> {
         let mut data = self.0.borrow_mut();
-        let taken = data.nonces.iter().any(|known| (known.bucket, known.hash) == (row.bucket, row.hash));
+        let taken = data
+            .nonces
+            .iter()
+            .any(|known| (known.bucket, known.hash) == (row.bucket, row.hash));
         assert!(!taken, "the primary key is taken");
         data.nonces.push(row.clone());
         Ok(())
@@ -68,10 +78,18 @@ impl Tables for Memory {
 
     fn forget_nonces(&self, through: u64) -> Result<Forgotten, Infallible> {
         let mut data = self.0.borrow_mut();
-        let highest = data.nonces.iter().map(|row| row.bucket).filter(|bucket| *bucket <= through).max();
+        let highest = data
+            .nonces
+            .iter()
+            .map(|row| row.bucket)
+            .filter(|bucket| *bucket <= through)
+            .max();
         data.nonces.retain(|row| row.bucket > through);
         data.stored.forgotten_through = data.stored.forgotten_through.max(highest);
-        Ok(Forgotten { highest, oldest_left: data.nonces.iter().map(|row| row.bucket).min() })
+        Ok(Forgotten {
+            highest,
+            oldest_left: data.nonces.iter().map(|row| row.bucket).min(),
+        })
     }
 
     fn put_generation(&self, generation: Generation) -> Result<(), Infallible> {
@@ -90,7 +108,8 @@ impl Tables for Memory {
         let mut data = self.0.borrow_mut();
         let before = data.revoked_tokens.get(&token.jti).copied();
         let after = before.max(Some(token.expires_at_ms));
-        data.revoked_tokens.extend(after.map(|expiry| (token.jti, expiry)));
+        data.revoked_tokens
+            .extend(after.map(|expiry| (token.jti, expiry)));
         Ok(before != after)
     }
 
@@ -106,7 +125,11 @@ impl Tables for Memory {
     }
 
     fn delete_seen_token(&self, jti: Ulid) -> Result<(), Infallible> {
-        self.0.borrow_mut().stored.seen_tokens.retain(|(known, _)| *known != jti);
+        self.0
+            .borrow_mut()
+            .stored
+            .seen_tokens
+            .retain(|(known, _)| *known != jti);
         Ok(())
     }
 
@@ -117,14 +140,21 @@ impl Tables for Memory {
     }
 
     fn delete_validation(&self, token_hash: &[u8; 32]) -> Result<(), Infallible> {
-        self.0.borrow_mut().stored.validations.retain(|known| known.token_hash != *token_hash);
+        self.0
+            .borrow_mut()
+            .stored
+            .validations
+            .retain(|known| known.token_hash != *token_hash);
         Ok(())
     }
 
     fn sweep_tokens(&self, expired_before_ms: u64) -> Result<(), Infallible> {
         let mut data = self.0.borrow_mut();
-        data.revoked_tokens.retain(|_, expiry| *expiry >= expired_before_ms);
-        data.stored.seen_tokens.retain(|(_, expiry)| *expiry >= expired_before_ms);
+        data.revoked_tokens
+            .retain(|_, expiry| *expiry >= expired_before_ms);
+        data.stored
+            .seen_tokens
+            .retain(|(_, expiry)| *expiry >= expired_before_ms);
         Ok(())
     }
 }

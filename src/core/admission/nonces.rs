@@ -44,7 +44,10 @@ pub fn forgettable_through(now_ms: u64, rate_window_ms: u64) -> Option<u64> {
 
 /// When a bucket may be forgotten, Unix milliseconds.
 pub fn forget_at_ms(bucket: u64, rate_window_ms: u64) -> u64 {
-    bucket.saturating_add(1).saturating_mul(BUCKET_SECONDS * 1000).saturating_add(rate_window_ms)
+    bucket
+        .saturating_add(1)
+        .saturating_mul(BUCKET_SECONDS * 1000)
+        .saturating_add(rate_window_ms)
 }
 
 #[cfg(test)]

@@ -20,7 +20,11 @@ impl RateLog {
         let limit = limit as usize;
         seen_at_ms.sort_unstable();
         let surplus = seen_at_ms.len().saturating_sub(limit);
-        Self { limit, window_ms, times: seen_at_ms.into_iter().skip(surplus).collect() }
+        Self {
+            limit,
+            window_ms,
+            times: seen_at_ms.into_iter().skip(surplus).collect(),
+        }
     }
 
     /// Whether one more may be admitted now.
@@ -32,7 +36,11 @@ impl RateLog {
         for time in self.times.iter_mut().rev().take_while(|time| **time > now_ms) {
             *time = now_ms;
         }
-        while self.times.front().is_some_and(|time| time.saturating_add(self.window_ms) <= now_ms) {
+        while self
+            .times
+            .front()
+            .is_some_and(|time| time.saturating_add(self.window_ms) <= now_ms)
+        {
             self.times.pop_front();
         }
         match self.times.front() {

@@ -33,7 +33,9 @@ pub struct Refusals {
 impl Refusals {
     /// Knows nothing yet.
     pub fn new() -> Self {
-        Self { told_at_ms: LruCache::new(CAPACITY) }
+        Self {
+            told_at_ms: LruCache::new(CAPACITY),
+        }
     }
 
     /// The object said so at `now_ms`.
@@ -129,7 +131,13 @@ mod tests {
             (1, false, true, None),
         ];
         for (failures, retryable, overloaded, expect) in cases {
-            let got = retry_pause_ms(failures, CallFailure { retryable, overloaded });
+            let got = retry_pause_ms(
+                failures,
+                CallFailure {
+                    retryable,
+                    overloaded,
+                },
+            );
             assert_eq!(got, expect, "{failures} {retryable} {overloaded}");
         }
     }

@@ -11,20 +11,36 @@ use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 
 const START_MS: u64 = 1_700_000_000_000;
-const LIMITS: Limits = Limits { rate_limit: 4, rate_window_ms: 60_000 };
+const LIMITS: Limits = Limits {
+    rate_limit: 4,
+    rate_window_ms: 60_000,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
     /// A request of its own: a timestamp off the clock by so much, one of few nonces, one of few tokens.
-    Fresh { offset_s: i64, nonce: u8, token: u8 },
+    Fresh {
+        offset_s: i64,
+        nonce: u8,
+        token: u8,
+    },
     /// The n-th request from the end once more: by somebody else, or the same attempt retried.
-    Again { back: usize, same_attempt: bool },
+    Again {
+        back: usize,
+        same_attempt: bool,
+    },
     Evict,
     Alarm,
-    Clock { by_ms: i64 },
+    Clock {
+        by_ms: i64,
+    },
     RevokeAgent,
-    RevokeToken { token: u8 },
-    Learn { token: u8 },
+    RevokeToken {
+        token: u8,
+    },
+    Learn {
+        token: u8,
+    },
 }
 
 fn step(back_by_ms: i64) -> impl Strategy<Value = Step> {
@@ -91,12 +107,17 @@ impl World {
 
     fn live(&mut self, step: Step) {
         match step {
-            Step::Fresh { offset_s, nonce, token } => {
+            Step::Fresh {
+                offset_s,
+                nonce,
+                token,
+            } => {
                 self.random += 1;
                 let mut attempt = [0; 16];
                 attempt[..8].copy_from_slice(&self.random.to_be_bytes());
                 let request = AdmitRequest {
-                    agent: AgentDid::parse("did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4").unwrap(),
+                    agent: AgentDid::parse("did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4")
+                        .unwrap(),
                     jti: jti(token),
                     jti_expires_at_ms: START_MS + 90 * 24 * 3_600_000,
                     timestamp_s: (self.now_ms / 1000).saturating_add_signed(offset_s),
@@ -107,7 +128,9 @@ impl World {
                 self.admit(&request);
             }
             Step::Again { back, same_attempt } => {
-                let Some(at) = self.requests.len().checked_sub(back + 1) else { return };
+                let Some(at) = self.requests.len().checked_sub(back + 1) else {
+                    return;
+                };
                 let mut request = self.requests[at].clone();
                 if !same_attempt {
                     self.random += 1;
@@ -118,7 +141,10 @@ impl World {
             Step::Evict => self.machine = wake(&self.storage, self.now_ms, self.random + 1_000_000),
             Step::Alarm => {
                 let next_ms = self.machine.on_alarm(self.now_ms).unwrap();
-                assert!(next_ms.is_none_or(|next_ms| next_ms > self.now_ms), "the alarm would fire at once for nothing");
+                assert!(
+                    next_ms.is_none_or(|next_ms| next_ms > self.now_ms),
+                    "the alarm would fire at once for nothing"
+                );
             }
             Step::Clock { by_ms } => {
                 self.now_ms = self.now_ms.saturating_add_signed(by_ms);
@@ -131,12 +157,20 @@ impl World {
             Step::RevokeToken { token } => {
                 self.tokens_revoked.insert(jti(token));
                 let expires_at_ms = token_expiry_ms(None, self.now_ms);
-                self.revoke(false, vec![TokenRevocation { jti: jti(token), expires_at_ms }]);
+                self.revoke(
+                    false,
+                    vec![TokenRevocation {
+                        jti: jti(token),
+                        expires_at_ms,
+                    }],
+                );
             }
             Step::Learn { token } => {
                 let fresh = self.fresh();
                 let expiry_ms = self.now_ms + 1_000_000;
-                self.machine.learn(Some((jti(token), expiry_ms)), LedgerAnswer::default(), fresh).unwrap();
+                self.machine
+                    .learn(Some((jti(token), expiry_ms)), LedgerAnswer::default(), fresh)
+                    .unwrap();
                 assert!(!self.machine.needs_ledger(Some(jti(token))) && !self.machine.needs_ledger(None));
             }
         }
@@ -145,7 +179,16 @@ impl World {
     fn revoke(&mut self, revoke_agent: bool, tokens: Vec<TokenRevocation>) {
         let fresh = self.fresh();
         let agent = AgentDid::parse("did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4").unwrap();
-        self.machine.revoke(&RevokeRequest { agent, revoke_agent, tokens }, fresh).unwrap();
+        self.machine
+            .revoke(
+                &RevokeRequest {
+                    agent,
+                    revoke_agent,
+                    tokens,
+                },
+                fresh,
+            )
+            .unwrap();
     }
 
     fn admit(&mut self, request: &AdmitRequest) {
@@ -156,8 +199,14 @@ impl World {
         let repeated = before == Some(request.attempt);
         match reply {
             AdmitReply::Admitted { .. } => {
-                assert!(!self.agent_revoked && !self.tokens_revoked.contains(&request.jti), "admitted though revoked");
-                assert!(before.is_none() || repeated, "a captured request was accepted twice");
+                assert!(
+                    !self.agent_revoked && !self.tokens_revoked.contains(&request.jti),
+                    "admitted though revoked"
+                );
+                assert!(
+                    before.is_none() || repeated,
+                    "a captured request was accepted twice"
+                );
                 if !repeated {
                     self.nonce_is_free(request);
                     self.admitted.insert(captured, request.attempt);
@@ -165,10 +214,17 @@ impl World {
                 }
                 assert_eq!(self.storage.nonce_rows(), rows_before + usize::from(!repeated));
             }
-            AdmitReply::Revoked { what: RevokedWhat::Agent } => assert!(self.agent_revoked),
-            AdmitReply::Revoked { what: RevokedWhat::Token } => assert!(self.tokens_revoked.contains(&request.jti)),
+            AdmitReply::Revoked {
+                what: RevokedWhat::Agent,
+            } => assert!(self.agent_revoked),
+            AdmitReply::Revoked {
+                what: RevokedWhat::Token,
+            } => assert!(self.tokens_revoked.contains(&request.jti)),
             AdmitReply::Skewed if !self.clock_went_back => {
-                assert!(!nonces::within_skew(self.now_ms, request.timestamp_s), "an honest clock was refused");
+                assert!(
+                    !nonces::within_skew(self.now_ms, request.timestamp_s),
+                    "an honest clock was refused"
+                );
             }
             AdmitReply::Skewed => {}
             // A retry follows at once: it is not asked of it to outlive a clock that went back.
@@ -177,10 +233,17 @@ impl World {
             }
         }
         if !matches!(reply, AdmitReply::Admitted { .. }) {
-            assert_eq!(self.storage.nonce_rows(), rows_before, "a refused request filled the storage");
+            assert_eq!(
+                self.storage.nonce_rows(),
+                rows_before,
+                "a refused request filled the storage"
+            );
         }
         if !self.clock_went_back {
-            let in_window = self.admitted_at_ms.iter().filter(|at| **at + LIMITS.rate_window_ms > self.now_ms);
+            let in_window = self
+                .admitted_at_ms
+                .iter()
+                .filter(|at| **at + LIMITS.rate_window_ms > self.now_ms);
             assert!(in_window.count() <= LIMITS.rate_limit as usize, "over the rate");
         }
     }
@@ -190,13 +253,22 @@ impl World {
     fn nonce_is_free(&self, request: &AdmitRequest) {
         for (timestamp_s, hash) in self.admitted.keys().filter(|_| !self.clock_went_back) {
             let acceptable = nonces::expires_at_s(*timestamp_s) * 1000 > self.now_ms;
-            assert!(*hash != request.nonce_hash || !acceptable, "a nonce was accepted twice");
+            assert!(
+                *hash != request.nonce_hash || !acceptable,
+                "a nonce was accepted twice"
+            );
         }
     }
 }
 
 fn wake(storage: &Memory, now_ms: u64, random: u64) -> Admission<Memory> {
-    Admission::wake(storage.clone(), LIMITS, now_ms, Generation::from_random(random.to_be_bytes())).unwrap()
+    Admission::wake(
+        storage.clone(),
+        LIMITS,
+        now_ms,
+        Generation::from_random(random.to_be_bytes()),
+    )
+    .unwrap()
 }
 
 proptest! {

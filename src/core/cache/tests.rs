@@ -6,18 +6,39 @@ use proptest::prelude::*;
 
 use super::*;
 
-const AGES: Ages = Ages { fresh_ms: 45, stale_ms: 900 };
+const AGES: Ages = Ages {
+    fresh_ms: 45,
+    stale_ms: 900,
+};
 const CLAIM_MS: u64 = 10;
 
 fn stale(age_ms: u64, refresh: Refresh) -> Look<&'static str> {
-    Look::Stale { value: "a", age_ms, refresh }
+    Look::Stale {
+        value: "a",
+        age_ms,
+        refresh,
+    }
 }
 
 #[test]
 fn an_answer_is_fresh_then_stale_then_dead() {
     let table = [
-        (1_000, Look::Fresh { value: "a", age_ms: 0 }, "at once"),
-        (1_044, Look::Fresh { value: "a", age_ms: 44 }, "the last fresh millisecond"),
+        (
+            1_000,
+            Look::Fresh {
+                value: "a",
+                age_ms: 0,
+            },
+            "at once",
+        ),
+        (
+            1_044,
+            Look::Fresh {
+                value: "a",
+                age_ms: 44,
+            },
+            "the last fresh millisecond",
+        ),
         (1_045, stale(45, Refresh::Yours), "the first stale one"),
         (1_899, stale(899, Refresh::Yours), "the last stale one"),
         (1_900, Look::Fetch, "dead"),
@@ -35,10 +56,22 @@ fn an_answer_is_fresh_then_stale_then_dead() {
 
 #[test]
 fn what_is_only_fresh_is_never_stale() {
-    for ages in [Ages::fresh_only(45), Ages { fresh_ms: 45, stale_ms: 10 }] {
+    for ages in [
+        Ages::fresh_only(45),
+        Ages {
+            fresh_ms: 45,
+            stale_ms: 10,
+        },
+    ] {
         let mut slot = Slot::new();
         slot.put("a", 0, ages);
-        assert_eq!(slot.look(44, CLAIM_MS), Look::Fresh { value: "a", age_ms: 44 });
+        assert_eq!(
+            slot.look(44, CLAIM_MS),
+            Look::Fresh {
+                value: "a",
+                age_ms: 44
+            }
+        );
         assert!(slot.serves(44) && !slot.serves(45));
         assert_eq!(slot.look(45, CLAIM_MS), Look::Fetch);
     }
@@ -51,13 +84,27 @@ fn one_refreshes_at_a_time() {
     assert_eq!(slot.look(50, CLAIM_MS), stale(50, Refresh::Yours));
     assert_eq!(slot.look(50, CLAIM_MS), stale(50, Refresh::Claimed));
     assert_eq!(slot.look(59, CLAIM_MS), stale(59, Refresh::Claimed));
-    assert_eq!(slot.look(60, CLAIM_MS), stale(60, Refresh::Yours), "it never came back");
+    assert_eq!(
+        slot.look(60, CLAIM_MS),
+        stale(60, Refresh::Yours),
+        "it never came back"
+    );
     assert_eq!(slot.look(61, CLAIM_MS), stale(61, Refresh::Claimed));
     slot.release();
     assert_eq!(slot.look(62, CLAIM_MS), stale(62, Refresh::Yours), "given back");
     assert!(slot.put("a", 62, AGES));
-    assert_eq!(slot.look(63, CLAIM_MS), Look::Fresh { value: "a", age_ms: 1 });
-    assert_eq!(slot.look(107, CLAIM_MS), stale(45, Refresh::Yours), "an answer gives it back");
+    assert_eq!(
+        slot.look(63, CLAIM_MS),
+        Look::Fresh {
+            value: "a",
+            age_ms: 1
+        }
+    );
+    assert_eq!(
+        slot.look(107, CLAIM_MS),
+        stale(45, Refresh::Yours),
+        "an answer gives it back"
+    );
 }
 
 #[test]
@@ -66,7 +113,10 @@ fn the_answer_to_the_later_question_stays() {
     assert!(slot.put("refused", 20, AGES));
     assert!(!slot.put("valid", 10, AGES), "asked before, answered after");
     assert_eq!(slot.last(), Some(&"refused"));
-    assert!(slot.put("again", 20, AGES), "asked at the same time: the later answer");
+    assert!(
+        slot.put("again", 20, AGES),
+        "asked at the same time: the later answer"
+    );
     assert_eq!((slot.last(), slot.as_of_ms()), (Some(&"again"), Some(20)));
     slot.end();
     assert!(slot.put("valid", 10, AGES), "nothing is known any more");
@@ -76,10 +126,26 @@ fn the_answer_to_the_later_question_stays() {
 fn a_clock_that_goes_back_makes_nothing_immortal() {
     let mut slot = Slot::new();
     slot.put("a", 1_000_000, AGES);
-    assert_eq!(slot.look(500, CLAIM_MS), Look::Fresh { value: "a", age_ms: 0 });
+    assert_eq!(
+        slot.look(500, CLAIM_MS),
+        Look::Fresh {
+            value: "a",
+            age_ms: 0
+        }
+    );
     assert_eq!(slot.look(545, CLAIM_MS), stale(45, Refresh::Yours));
-    assert_eq!(slot.look(100, CLAIM_MS), Look::Fresh { value: "a", age_ms: 0 });
-    assert_eq!(slot.look(145, CLAIM_MS), stale(45, Refresh::Yours), "a claim from the future is none");
+    assert_eq!(
+        slot.look(100, CLAIM_MS),
+        Look::Fresh {
+            value: "a",
+            age_ms: 0
+        }
+    );
+    assert_eq!(
+        slot.look(145, CLAIM_MS),
+        stale(45, Refresh::Yours),
+        "a claim from the future is none"
+    );
     assert_eq!(slot.look(1_000, CLAIM_MS), Look::Fetch);
 }
 
@@ -94,7 +160,10 @@ fn the_least_recently_looked_at_goes_first() {
     assert!(matches!(cache.look(&1, 0), Look::Fresh { value: "a", .. }));
     assert!(matches!(cache.look(&3, 0), Look::Fresh { value: "c", .. }));
     cache.end(&1);
-    assert_eq!((cache.look(&1, 0), cache.len(), cache.is_empty()), (Look::Fetch, 1, false));
+    assert_eq!(
+        (cache.look(&1, 0), cache.len(), cache.is_empty()),
+        (Look::Fetch, 1, false)
+    );
     cache.clear();
     assert!(cache.is_empty());
 

@@ -1,13 +1,19 @@
-//! The circuit under virtual time: the policy as tables, then random interleavings against a model.
-
-use proptest::prelude::*;
+//! The circuit under virtual time: the policy as tables and stories. Random interleavings are in `interleavings`.
 
 use super::*;
 
-const FAILED: Outcome = Outcome::Failure { kind: FailureKind::ServerError, retry_after_ms: None };
+mod interleavings;
+
+const FAILED: Outcome = Outcome::Failure {
+    kind: FailureKind::ServerError,
+    retry_after_ms: None,
+};
 
 fn failed_for(retry_after_ms: u64) -> Outcome {
-    Outcome::Failure { kind: FailureKind::TooMany, retry_after_ms: Some(retry_after_ms) }
+    Outcome::Failure {
+        kind: FailureKind::TooMany,
+        retry_after_ms: Some(retry_after_ms),
+    }
 }
 
 fn new() -> Circuit {
@@ -36,10 +42,22 @@ fn five_failures_within_a_minute_open_it() {
     let table: [(&[u64], Phase, &str); 6] = [
         (&[0, 1, 2, 3], Phase::Closed, "four do not"),
         (&[0, 1, 2, 3, 4], Phase::Open, "five do"),
-        (&[0, 1, 2, 3, 60_000], Phase::Open, "the first and the fifth exactly a minute apart"),
+        (
+            &[0, 1, 2, 3, 60_000],
+            Phase::Open,
+            "the first and the fifth exactly a minute apart",
+        ),
         (&[0, 1, 2, 3, 60_001], Phase::Closed, "a millisecond more"),
-        (&[0, 30_000, 60_000, 90_000, 120_000, 150_000], Phase::Closed, "two a minute, for ever"),
-        (&[0, 50_000, 70_000, 80_000, 90_000, 100_000], Phase::Open, "the window slides"),
+        (
+            &[0, 30_000, 60_000, 90_000, 120_000, 150_000],
+            Phase::Closed,
+            "two a minute, for ever",
+        ),
+        (
+            &[0, 50_000, 70_000, 80_000, 90_000, 100_000],
+            Phase::Open,
+            "the window slides",
+        ),
     ];
     for (failures, expect, why) in table {
         let mut circuit = new();
@@ -69,12 +87,27 @@ fn the_whole_story_with_its_log_lines() {
     for at_ms in [0, 100, 200, 300, 400] {
         call(&mut circuit, FAILED, at_ms);
     }
-    assert_eq!(circuit.ask(400), Err(Refused { retry_after_ms: 30_000 }));
+    assert_eq!(
+        circuit.ask(400),
+        Err(Refused {
+            retry_after_ms: 30_000
+        })
+    );
     assert_eq!(circuit.ask(30_399), Err(Refused { retry_after_ms: 1 }));
     let probe = circuit.ask(30_400).unwrap();
-    assert_eq!(circuit.ask(30_401), Err(Refused { retry_after_ms: 9_999 }), "one probe");
+    assert_eq!(
+        circuit.ask(30_401),
+        Err(Refused {
+            retry_after_ms: 9_999
+        }),
+        "one probe"
+    );
     circuit.report(probe, FAILED, 31_000);
-    assert_eq!(circuit.ask(60_999), Err(Refused { retry_after_ms: 1 }), "30 s from the failure");
+    assert_eq!(
+        circuit.ask(60_999),
+        Err(Refused { retry_after_ms: 1 }),
+        "30 s from the failure"
+    );
     call(&mut circuit, Outcome::Success, 61_000);
 
     let transition = |at_ms, from, to, reason, failures, refused, pause_ms| Transition {
@@ -103,7 +136,11 @@ fn the_whole_story_with_its_log_lines() {
         call(&mut circuit, FAILED, 62_000);
     }
     let again: Vec<_> = circuit.take_transitions().collect();
-    assert_eq!(again, [transition(62_000, Closed, Open, Reason::Failures, 5, 0, 30_000)], "counts begin anew");
+    assert_eq!(
+        again,
+        [transition(62_000, Closed, Open, Reason::Failures, 5, 0, 30_000)],
+        "counts begin anew"
+    );
 }
 
 #[test]
@@ -114,24 +151,44 @@ fn retry_after_lengthens_the_pause_to_five_minutes_at_most() {
         (Some(u64::MAX), 300_000, "no further than that"),
     ];
     for (retry_after_ms, expect_ms, why) in table {
-        let failure = Outcome::Failure { kind: FailureKind::TooMany, retry_after_ms };
+        let failure = Outcome::Failure {
+            kind: FailureKind::TooMany,
+            retry_after_ms,
+        };
         let mut circuit = new();
         // The one that says so need not be the one that opens it.
         call(&mut circuit, failure, 0);
         for _ in 0..4 {
             call(&mut circuit, FAILED, 0);
         }
-        assert_eq!(circuit.ask(0), Err(Refused { retry_after_ms: expect_ms }), "opening: {why}");
+        assert_eq!(
+            circuit.ask(0),
+            Err(Refused {
+                retry_after_ms: expect_ms
+            }),
+            "opening: {why}"
+        );
 
         let mut circuit = opened(0);
         call(&mut circuit, failure, 30_000);
-        assert_eq!(circuit.ask(30_000), Err(Refused { retry_after_ms: expect_ms }), "probe: {why}");
+        assert_eq!(
+            circuit.ask(30_000),
+            Err(Refused {
+                retry_after_ms: expect_ms
+            }),
+            "probe: {why}"
+        );
     }
 }
 
 #[test]
 fn answers_from_before_it_opened_change_nothing() {
-    for late in [Outcome::Success, FAILED, failed_for(300_000), Outcome::Inconclusive] {
+    for late in [
+        Outcome::Success,
+        FAILED,
+        failed_for(300_000),
+        Outcome::Inconclusive,
+    ] {
         let mut circuit = new();
         let in_flight: Vec<_> = (0..3).map(|_| circuit.ask(0).unwrap()).collect();
         for _ in 0..5 {
@@ -140,7 +197,13 @@ fn answers_from_before_it_opened_change_nothing() {
         let mut in_flight = in_flight.into_iter();
 
         circuit.report(in_flight.next().unwrap(), late, 10);
-        assert_eq!(circuit.ask(10), Err(Refused { retry_after_ms: 29_990 }), "open: {late:?}");
+        assert_eq!(
+            circuit.ask(10),
+            Err(Refused {
+                retry_after_ms: 29_990
+            }),
+            "open: {late:?}"
+        );
 
         let probe = circuit.ask(30_000).unwrap();
         circuit.report(in_flight.next().unwrap(), late, 30_001);
@@ -161,7 +224,12 @@ fn a_probe_that_never_reports_counts_as_failed() {
     let lost = circuit.ask(30_000).unwrap();
     assert_eq!(circuit.ask(39_999), Err(Refused { retry_after_ms: 1 }));
     // Lost at 40 s, so the next one goes out at 70 s, whoever looks and when.
-    assert_eq!(circuit.ask(40_000), Err(Refused { retry_after_ms: 30_000 }));
+    assert_eq!(
+        circuit.ask(40_000),
+        Err(Refused {
+            retry_after_ms: 30_000
+        })
+    );
     let probe = circuit.ask(70_000).unwrap();
     circuit.report(lost, Outcome::Success, 70_001);
     assert_eq!(circuit.phase(), Phase::HalfOpen, "it comes too late");
@@ -171,11 +239,18 @@ fn a_probe_that_never_reports_counts_as_failed() {
     let mut circuit = opened(0);
     let late = circuit.ask(30_000).unwrap();
     circuit.report(late, Outcome::Success, 40_000);
-    assert_eq!(circuit.phase(), Phase::Open, "also where nobody looked before it came");
+    assert_eq!(
+        circuit.phase(),
+        Phase::Open,
+        "also where nobody looked before it came"
+    );
 
     let mut circuit = opened(0);
     let _lost = circuit.ask(30_000).unwrap();
-    assert!(circuit.ask(500_000).is_ok(), "nobody came for long: the next probe goes out at once");
+    assert!(
+        circuit.ask(500_000).is_ok(),
+        "nobody came for long: the next probe goes out at once"
+    );
 }
 
 #[test]
@@ -192,7 +267,12 @@ fn an_inconclusive_probe_leaves_the_next_caller_to_probe() {
 #[test]
 fn a_clock_that_goes_back_does_not_wedge_it() {
     let mut circuit = opened(1_000_000_000);
-    assert_eq!(circuit.ask(5_000), Err(Refused { retry_after_ms: 300_000 }));
+    assert_eq!(
+        circuit.ask(5_000),
+        Err(Refused {
+            retry_after_ms: 300_000
+        })
+    );
     let _lost = circuit.ask(305_000).unwrap();
     assert!(circuit.ask(0).is_err());
     assert!(circuit.ask(10_000).is_err());
@@ -202,7 +282,11 @@ fn a_clock_that_goes_back_does_not_wedge_it() {
     for at_ms in [9_000, 9_000, 9_000, 9_000, 0] {
         call(&mut circuit, FAILED, at_ms);
     }
-    assert_eq!(circuit.phase(), Phase::Closed, "failures of a future that was taken back are none");
+    assert_eq!(
+        circuit.phase(),
+        Phase::Closed,
+        "failures of a future that was taken back are none"
+    );
 }
 
 /// DESIGN.md §1: a registry that fails is left alone. Eight callers at a time, for ten minutes.
@@ -226,123 +310,4 @@ fn a_dependency_that_only_fails_is_called_five_times_plus_those_in_flight_then_o
     assert!(at_first <= 5 + 7, "{at_first}");
     assert!(calls.len() - at_first <= 600 / 30, "{calls:?}");
     assert!(calls.len() > 15, "it goes on probing: {calls:?}");
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Pass(u64),
-    Call,
-    Answer(usize, Outcome),
-    Cancel(usize),
-}
-
-fn outcomes() -> impl Strategy<Value = Outcome> {
-    prop_oneof![
-        1 => Just(Outcome::Success),
-        4 => Just(FAILED),
-        1 => (0..600_000_u64).prop_map(failed_for),
-        1 => Just(Outcome::Inconclusive),
-    ]
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        2 => prop_oneof![0..50_u64, 0..40_000_u64].prop_map(Step::Pass),
-        3 => Just(Step::Call),
-        3 => (any::<usize>(), outcomes()).prop_map(|(which, outcome)| Step::Answer(which, outcome)),
-        1 => any::<usize>().prop_map(Step::Cancel),
-    ];
-    prop::collection::vec(step, 0..120)
-}
-
-/// What the policy allows, kept apart from how the circuit does it.
-#[derive(Default)]
-struct Model {
-    /// When calls given in the present closed phase failed.
-    failed_at_ms: Vec<u64>,
-    /// Transitions so far: calls of an earlier number are from before.
-    changes: usize,
-    phase: Option<Phase>,
-    quiet_until_ms: u64,
-    probe_out_since_ms: Option<u64>,
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
-
-    #[test]
-    fn no_interleaving_makes_a_call_that_the_policy_forbids(steps in steps()) {
-        let settings = CircuitSettings::default();
-        let mut circuit = new();
-        let mut model = Model { phase: Some(Phase::Closed), ..Model::default() };
-        let mut in_flight: Vec<(Permit, usize, bool)> = Vec::new();
-        let mut now_ms = 1_000_000;
-        for step in steps {
-            let phase_before = model.phase;
-            match step {
-                Step::Pass(ms) => now_ms += ms,
-                Step::Call => {
-                    let given = circuit.ask(now_ms);
-                    follow(&mut model, &mut circuit, settings)?;
-                    match given {
-                        Err(refused) => {
-                            prop_assert!(refused.retry_after_ms >= 1);
-                            prop_assert_ne!(model.phase, Some(Phase::Closed), "refused while closed");
-                        }
-                        Ok(permit) => {
-                            prop_assert!(now_ms >= model.quiet_until_ms, "called during the pause");
-                            let probe = model.phase == Some(Phase::HalfOpen);
-                            if probe {
-                                let other = model.probe_out_since_ms;
-                                let lost = other.is_none_or(|at| now_ms - at >= settings.probe_timeout_ms);
-                                prop_assert!(lost, "two probes at once");
-                                model.probe_out_since_ms = Some(now_ms);
-                            }
-                            in_flight.push((permit, model.changes, probe));
-                        }
-                    }
-                }
-                Step::Answer(which, outcome) if !in_flight.is_empty() => {
-                    let (permit, changes, probe) = in_flight.swap_remove(which % in_flight.len());
-                    circuit.report(permit, outcome, now_ms);
-                    let counted = changes == model.changes && !probe && phase_before == Some(Phase::Closed);
-                    if counted && matches!(outcome, Outcome::Failure { .. }) {
-                        model.failed_at_ms.push(now_ms);
-                    }
-                    let in_window = model.failed_at_ms.iter().filter(|at| now_ms - **at <= settings.window_ms);
-                    let must_open = counted && in_window.count() >= 5;
-                    follow(&mut model, &mut circuit, settings)?;
-                    if phase_before == Some(Phase::Closed) {
-                        prop_assert_eq!(model.phase == Some(Phase::Open), must_open);
-                    }
-                    if probe && changes == model.changes {
-                        model.probe_out_since_ms = None;
-                    }
-                }
-                Step::Cancel(which) if !in_flight.is_empty() => {
-                    drop(in_flight.swap_remove(which % in_flight.len()));
-                }
-                Step::Answer(..) | Step::Cancel(_) => {}
-            }
-        }
-        // Whatever happened: it is not wedged.
-        let later_ms = now_ms + settings.max_pause_ms + settings.probe_timeout_ms + settings.pause_ms;
-        prop_assert!(circuit.ask(later_ms).is_ok());
-    }
-}
-
-fn follow(model: &mut Model, circuit: &mut Circuit, settings: CircuitSettings) -> Result<(), TestCaseError> {
-    for transition in circuit.take_transitions() {
-        prop_assert_eq!(Some(transition.from), model.phase, "a transition is missing");
-        model.phase = Some(transition.to);
-        model.changes += 1;
-        model.failed_at_ms.clear();
-        model.probe_out_since_ms = None;
-        if transition.to == Phase::Open {
-            let allowed = settings.pause_ms..=settings.max_pause_ms;
-            prop_assert!(allowed.contains(&transition.pause_ms));
-            model.quiet_until_ms = transition.at_ms + transition.pause_ms;
-        }
-    }
-    Ok(())
 }

@@ -98,7 +98,9 @@ impl Refusal {
             Self::InvalidScheme => "Authorization must be `Claw <AIT>`.",
             Self::InvalidAit(_) => "The AIT was not accepted.",
             Self::InvalidTimestamp(_) => "X-Claw-Timestamp must be Unix seconds.",
-            Self::TimestampSkew { .. } => "X-Claw-Timestamp is too far from the proxy's clock: see GET /v1/time.",
+            Self::TimestampSkew { .. } => {
+                "X-Claw-Timestamp is too far from the proxy's clock: see GET /v1/time."
+            }
             Self::InvalidNonce(_) => "X-Claw-Nonce must be 1 to 1,024 characters.",
             Self::InvalidProof(_) => "The proof of possession was not accepted.",
             Self::Revoked(_) => "The agent or its token was revoked.",
@@ -120,7 +122,9 @@ impl Refusal {
             | Self::InvalidTimestamp(reason)
             | Self::InvalidNonce(reason)
             | Self::InvalidProof(reason) => Some(json!({ "reason": reason })),
-            Self::TimestampSkew { skew_s } => Some(json!({ "skewSeconds": skew_s, "maxSkewSeconds": MAX_SKEW_SECONDS })),
+            Self::TimestampSkew { skew_s } => {
+                Some(json!({ "skewSeconds": skew_s, "maxSkewSeconds": MAX_SKEW_SECONDS }))
+            }
             Self::TrustUnavailable { .. } => Some(json!({ "reason": "trust_store_unavailable" })),
             Self::DependencyUnavailable { what, .. } => Some(json!({ "dependency": what })),
             _ => None,

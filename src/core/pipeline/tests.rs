@@ -51,7 +51,9 @@ impl World {
 
     fn run(&self, request: &Request, policy: Policy) -> Result<Verified, Refusal> {
         self.asked.borrow_mut().clear();
-        verify(self, &request.presented(), policy).now_or_never().expect("the world answers at once")
+        verify(self, &request.presented(), policy)
+            .now_or_never()
+            .expect("the world answers at once")
     }
 
     fn asked(&self) -> String {
@@ -94,7 +96,10 @@ impl Ports for World {
 
     async fn admit(&self, _ait: &Ait, _proof: &ProofHeaders) -> Result<Admission<()>, Refusal> {
         self.note("admit");
-        self.admission.borrow().clone().map(|generation| Admission { generation, validations: () })
+        self.admission.borrow().clone().map(|generation| Admission {
+            generation,
+            validations: (),
+        })
     }
 
     async fn crl_lists(&self, _jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal> {
@@ -102,7 +107,11 @@ impl Ports for World {
         Ok((self.listed.get(), None))
     }
 
-    async fn is_known(&self, _agent: &AgentDid, _generation: Generation) -> Result<(bool, Provenance), Refusal> {
+    async fn is_known(
+        &self,
+        _agent: &AgentDid,
+        _generation: Generation,
+    ) -> Result<(bool, Provenance), Refusal> {
         self.note("known");
         Ok((self.known.get(), Provenance::NETWORK))
     }
@@ -156,7 +165,10 @@ impl Request {
         let hash = b64::encode(&Sha256::digest(&self.body));
         let timestamp = self.timestamp.clone().unwrap_or_default();
         let nonce = self.nonce.clone().unwrap_or_default();
-        let text = format!("CLAW-PROOF-V1\n{}\n{}\n{timestamp}\n{nonce}\n{hash}", self.method, self.path);
+        let text = format!(
+            "CLAW-PROOF-V1\n{}\n{}\n{timestamp}\n{nonce}\n{hash}",
+            self.method, self.path
+        );
         self.proof = Some(b64::encode(&by.sign(text.as_bytes()).to_bytes()));
         self.body_sha256 = Some(hash);
         self
@@ -178,8 +190,14 @@ fn good(world: &World) -> Request {
     .signed(&key(2))
 }
 
-const ALL: Policy = Policy { known_agent: true, access_token: true };
-const IDENTITY: Policy = Policy { known_agent: false, access_token: false };
+const ALL: Policy = Policy {
+    known_agent: true,
+    access_token: true,
+};
+const IDENTITY: Policy = Policy {
+    known_agent: false,
+    access_token: false,
+};
 
 #[test]
 fn a_good_request_passes_every_step_in_order_and_the_next_pays_for_one_signature() {
@@ -193,7 +211,11 @@ fn a_good_request_passes_every_step_in_order_and_the_next_pays_for_one_signature
     assert_eq!(caller.generation(), Generation::from_random([7; 8]));
 
     world.run(&good(&world), ALL).unwrap();
-    assert_eq!(world.asked(), "keys admit crl known access", "the AIT was remembered");
+    assert_eq!(
+        world.asked(),
+        "keys admit crl known access",
+        "the AIT was remembered"
+    );
     world.run(&good(&world), IDENTITY).unwrap();
     assert_eq!(world.asked(), "keys admit crl", "only what the route asks for");
 }
@@ -210,35 +232,110 @@ fn each_step_refuses_with_its_code() {
     };
     let identified = "keys remember";
     check(&|_, r| r.authorization = None, "PROXY_AUTH_MISSING_TOKEN", "");
-    check(&|_, r| r.authorization = Some("claw x".into()), "PROXY_AUTH_INVALID_SCHEME", "");
-    check(&|_, r| r.authorization = Some("Claw x.y.z".into()), "PROXY_AUTH_INVALID_AIT", "");
+    check(
+        &|_, r| r.authorization = Some("claw x".into()),
+        "PROXY_AUTH_INVALID_SCHEME",
+        "",
+    );
+    check(
+        &|_, r| r.authorization = Some("Claw x.y.z".into()),
+        "PROXY_AUTH_INVALID_AIT",
+        "",
+    );
     check(
         &|w, r| {
-            let forged = Registry { key: key(3), issuer: w.issuer.clone() };
+            let forged = Registry {
+                key: key(3),
+                issuer: w.issuer.clone(),
+            };
             r.authorization = Some(format!("Claw {}", forged.ait(7, &key(2))));
         },
         "PROXY_AUTH_INVALID_AIT",
         "keys",
     );
     check(&|w, _| w.now_ms.set(2_000_000), "PROXY_AUTH_INVALID_AIT", "keys");
-    check(&|w, _| *w.keys.borrow_mut() = key_set("k2", &key(1)), "PROXY_AUTH_INVALID_AIT", "keys refresh");
-    check(&|_, r| r.timestamp = None, "PROXY_AUTH_INVALID_TIMESTAMP", identified);
-    check(&|_, r| r.timestamp = Some("1e3".into()), "PROXY_AUTH_INVALID_TIMESTAMP", identified);
-    check(&|_, r| *r = r.clone().at(NOW_S + 301), "PROXY_AUTH_TIMESTAMP_SKEW", identified);
-    check(&|_, r| *r = r.clone().at(NOW_S - 301), "PROXY_AUTH_TIMESTAMP_SKEW", identified);
-    check(&|_, r| r.nonce = Some(" ".into()), "PROXY_AUTH_INVALID_NONCE", identified);
-    check(&|_, r| r.nonce = Some("nonce-2".into()), "PROXY_AUTH_INVALID_PROOF", identified);
-    check(&|_, r| r.body = b"{ }".to_vec(), "PROXY_AUTH_INVALID_PROOF", identified);
-    check(&|_, r| r.path = "/hooks/message", "PROXY_AUTH_INVALID_PROOF", identified);
+    check(
+        &|w, _| *w.keys.borrow_mut() = key_set("k2", &key(1)),
+        "PROXY_AUTH_INVALID_AIT",
+        "keys refresh",
+    );
+    check(
+        &|_, r| r.timestamp = None,
+        "PROXY_AUTH_INVALID_TIMESTAMP",
+        identified,
+    );
+    check(
+        &|_, r| r.timestamp = Some("1e3".into()),
+        "PROXY_AUTH_INVALID_TIMESTAMP",
+        identified,
+    );
+    check(
+        &|_, r| *r = r.clone().at(NOW_S + 301),
+        "PROXY_AUTH_TIMESTAMP_SKEW",
+        identified,
+    );
+    check(
+        &|_, r| *r = r.clone().at(NOW_S - 301),
+        "PROXY_AUTH_TIMESTAMP_SKEW",
+        identified,
+    );
+    check(
+        &|_, r| r.nonce = Some(" ".into()),
+        "PROXY_AUTH_INVALID_NONCE",
+        identified,
+    );
+    check(
+        &|_, r| r.nonce = Some("nonce-2".into()),
+        "PROXY_AUTH_INVALID_PROOF",
+        identified,
+    );
+    check(
+        &|_, r| r.body = b"{ }".to_vec(),
+        "PROXY_AUTH_INVALID_PROOF",
+        identified,
+    );
+    check(
+        &|_, r| r.path = "/hooks/message",
+        "PROXY_AUTH_INVALID_PROOF",
+        identified,
+    );
     check(&|_, r| r.method = "PUT", "PROXY_AUTH_INVALID_PROOF", identified);
-    check(&|_, r| *r = r.clone().signed(&key(9)), "PROXY_AUTH_INVALID_PROOF", identified);
+    check(
+        &|_, r| *r = r.clone().signed(&key(9)),
+        "PROXY_AUTH_INVALID_PROOF",
+        identified,
+    );
     let refuse = |w: &World, refusal| *w.admission.borrow_mut() = Err(refusal);
-    check(&|w, _| refuse(w, Refusal::Replay), "PROXY_AUTH_REPLAY", "keys remember admit");
-    check(&|w, _| refuse(w, Refusal::Revoked(RevokedBy::OverlayAgent)), "PROXY_AUTH_REVOKED", "keys remember admit");
-    check(&|w, _| w.listed.set(true), "PROXY_AUTH_REVOKED", "keys remember admit crl");
-    check(&|w, _| w.known.set(false), "PROXY_AUTH_FORBIDDEN", "keys remember admit crl known");
-    check(&|_, r| r.access_token = None, "PROXY_AGENT_ACCESS_REQUIRED", "keys remember admit crl known");
-    check(&|_, r| r.access_token = Some("x".repeat(1025)), "PROXY_AGENT_ACCESS_INVALID", "keys remember admit crl known");
+    check(
+        &|w, _| refuse(w, Refusal::Replay),
+        "PROXY_AUTH_REPLAY",
+        "keys remember admit",
+    );
+    check(
+        &|w, _| refuse(w, Refusal::Revoked(RevokedBy::OverlayAgent)),
+        "PROXY_AUTH_REVOKED",
+        "keys remember admit",
+    );
+    check(
+        &|w, _| w.listed.set(true),
+        "PROXY_AUTH_REVOKED",
+        "keys remember admit crl",
+    );
+    check(
+        &|w, _| w.known.set(false),
+        "PROXY_AUTH_FORBIDDEN",
+        "keys remember admit crl known",
+    );
+    check(
+        &|_, r| r.access_token = None,
+        "PROXY_AGENT_ACCESS_REQUIRED",
+        "keys remember admit crl known",
+    );
+    check(
+        &|_, r| r.access_token = Some("x".repeat(1025)),
+        "PROXY_AGENT_ACCESS_INVALID",
+        "keys remember admit crl known",
+    );
     check(
         &|w, _| *w.access.borrow_mut() = Err(Refusal::AccessInvalid),
         "PROXY_AGENT_ACCESS_INVALID",
@@ -266,8 +363,16 @@ fn a_remembered_ait_depends_on_its_key_and_its_time() {
         let refusal = world.run(&good(&world).at(now_s), IDENTITY).unwrap_err();
         assert_eq!((refusal.code().name, world.asked().as_str()), (code, asked));
     };
-    check(&|w| *w.keys.borrow_mut() = key_set("k2", &key(1)), "PROXY_AUTH_INVALID_AIT", "keys keys refresh");
-    check(&|w| *w.keys.borrow_mut() = key_set("k1", &key(4)), "PROXY_AUTH_INVALID_AIT", "keys keys");
+    check(
+        &|w| *w.keys.borrow_mut() = key_set("k2", &key(1)),
+        "PROXY_AUTH_INVALID_AIT",
+        "keys keys refresh",
+    );
+    check(
+        &|w| *w.keys.borrow_mut() = key_set("k1", &key(4)),
+        "PROXY_AUTH_INVALID_AIT",
+        "keys keys",
+    );
     check(&|w| w.now_ms.set(2_000_000), "PROXY_AUTH_INVALID_AIT", "keys");
 }
 

@@ -57,7 +57,10 @@ impl Question {
         hash.update(jti.as_u128().to_be_bytes());
         hash.update(generation.to_string().as_bytes());
         hash.update(agent.as_str().as_bytes());
-        Self { key: hash.finalize().into(), agent: agent.ulid().as_u128() }
+        Self {
+            key: hash.finalize().into(),
+            agent: agent.ulid().as_u128(),
+        }
     }
 }
 
@@ -151,13 +154,20 @@ impl AccessDesk {
                 Verdict::Ask => {}
                 Verdict::Refused => return AccessDecision::Invalid,
                 Verdict::Wait { retry_after_ms } => {
-                    return AccessDecision::Unavailable { retry_after_ms, cause: NotAsked::TooManyTokens };
+                    return AccessDecision::Unavailable {
+                        retry_after_ms,
+                        cause: NotAsked::TooManyTokens,
+                    };
                 }
             }
         }
         match consult::decide(found, &mut self.circuit, now_ms) {
             Decision::Serve { value: false, .. } => AccessDecision::Invalid,
-            Decision::Serve { value: true, mut provenance, refresh } => {
+            Decision::Serve {
+                value: true,
+                mut provenance,
+                refresh,
+            } => {
                 if durable {
                     provenance.source = Source::Durable;
                 }
@@ -167,9 +177,10 @@ impl AccessDesk {
                 self.bound.asked(question.agent, question.key, now_ms);
                 AccessDecision::Ask(permit)
             }
-            Decision::Unavailable { retry_after_ms } => {
-                AccessDecision::Unavailable { retry_after_ms, cause: NotAsked::CircuitOpen }
-            }
+            Decision::Unavailable { retry_after_ms } => AccessDecision::Unavailable {
+                retry_after_ms,
+                cause: NotAsked::CircuitOpen,
+            },
         }
     }
 
@@ -192,7 +203,11 @@ impl AccessDesk {
             Answer::Valid => {
                 self.bound.validated(&agent, &key);
                 let latest = self.memory.put(key, true, asked_at_ms, self.settings.ages);
-                if latest { Keep::Validated { at_ms: asked_at_ms } } else { Keep::Nothing }
+                if latest {
+                    Keep::Validated { at_ms: asked_at_ms }
+                } else {
+                    Keep::Nothing
+                }
             }
             Answer::Invalid => {
                 let ages = Ages::fresh_only(self.settings.refused_ms);
@@ -231,7 +246,10 @@ pub fn read_status(status: u16) -> Answer {
         204 => Answer::Valid,
         401 => Answer::Invalid,
         404 => Answer::None(Outcome::Success),
-        _ => Answer::None(Outcome::Failure { kind: FailureKind::Body, retry_after_ms: None }),
+        _ => Answer::None(Outcome::Failure {
+            kind: FailureKind::Body,
+            retry_after_ms: None,
+        }),
     }
 }
 

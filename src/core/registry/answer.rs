@@ -39,7 +39,10 @@ pub fn classify(status: u16, conditional: bool) -> Class {
 pub fn retry_after_ms(value: Option<&str>, now_ms: u64) -> Option<u64> {
     let value = value?.trim();
     if !value.is_empty() && value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit()) {
-        return value.parse::<u64>().ok().map(|seconds| seconds.saturating_mul(1000));
+        return value
+            .parse::<u64>()
+            .ok()
+            .map(|seconds| seconds.saturating_mul(1000));
     }
     let at_ms = DateTime::parse_from_rfc2822(value).ok()?.timestamp_millis();
     Some(u64::try_from(at_ms).ok()?.saturating_sub(now_ms))

@@ -45,19 +45,37 @@ pub fn consult<K: Hash + Eq, V: Clone>(
 /// For a look that was already taken.
 pub fn decide<V>(look: Look<V>, circuit: &mut Circuit, now_ms: u64) -> Decision<V> {
     match look {
-        Look::Fresh { value, age_ms } => {
-            Decision::Serve { value, provenance: Provenance { source: Source::Fresh, age_ms }, refresh: None }
-        }
-        Look::Stale { value, age_ms, refresh } => {
+        Look::Fresh { value, age_ms } => Decision::Serve {
+            value,
+            provenance: Provenance {
+                source: Source::Fresh,
+                age_ms,
+            },
+            refresh: None,
+        },
+        Look::Stale {
+            value,
+            age_ms,
+            refresh,
+        } => {
             let refresh = match refresh {
                 Refresh::Yours => circuit.ask(now_ms).ok(),
                 Refresh::Claimed => None,
             };
-            Decision::Serve { value, provenance: Provenance { source: Source::Stale, age_ms }, refresh }
+            Decision::Serve {
+                value,
+                provenance: Provenance {
+                    source: Source::Stale,
+                    age_ms,
+                },
+                refresh,
+            }
         }
         Look::Fetch => match circuit.ask(now_ms) {
             Ok(permit) => Decision::Ask(permit),
-            Err(refused) => Decision::Unavailable { retry_after_ms: refused.retry_after_ms },
+            Err(refused) => Decision::Unavailable {
+                retry_after_ms: refused.retry_after_ms,
+            },
         },
     }
 }

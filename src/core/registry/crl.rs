@@ -160,7 +160,12 @@ pub struct CrlDesk<V> {
 impl<V: Clone> CrlDesk<V> {
     /// One that has no list.
     pub fn new(settings: CrlSettings) -> Self {
-        Self { settings, slot: Slot::new(), circuit: Circuit::new(settings.circuit), too_large_at_ms: None }
+        Self {
+            settings,
+            slot: Slot::new(),
+            circuit: Circuit::new(settings.circuit),
+            too_large_at_ms: None,
+        }
     }
 
     /// What to do now.
@@ -173,9 +178,15 @@ impl<V: Clone> CrlDesk<V> {
             _ => {}
         }
         match consult::decide(found, &mut self.circuit, now_ms) {
-            Decision::Serve { value, provenance, refresh } => {
-                CrlDecision::Serve { list: value.list, provenance, refresh }
-            }
+            Decision::Serve {
+                value,
+                provenance,
+                refresh,
+            } => CrlDecision::Serve {
+                list: value.list,
+                provenance,
+                refresh,
+            },
             Decision::Ask(permit) => CrlDecision::Ask(permit),
             Decision::Unavailable { retry_after_ms } => {
                 self.slot.release();
@@ -190,14 +201,26 @@ impl<V: Clone> CrlDesk<V> {
         let (outcome, note) = match answer {
             Answer::List { list, iat_s } => match self.slot.last() {
                 Some(held) if held.iat_s > iat_s => (failed(FailureKind::Body), Note::OlderThanHeld),
-                _ => (Outcome::Success, self.take(Listed { list: Some(list), iat_s }, asked_at_ms)),
+                _ => (
+                    Outcome::Success,
+                    self.take(
+                        Listed {
+                            list: Some(list),
+                            iat_s,
+                        },
+                        asked_at_ms,
+                    ),
+                ),
             },
             Answer::Nothing => match self.slot.last() {
                 Some(held) if held.list.is_some() && alive => (Outcome::Success, Note::NothingWhileHeld),
                 // Its date stays: a signed list of before is still older than the dead one.
                 held => {
                     let iat_s = held.map_or(0, |held| held.iat_s);
-                    (Outcome::Success, self.take(Listed { list: None, iat_s }, asked_at_ms))
+                    (
+                        Outcome::Success,
+                        self.take(Listed { list: None, iat_s }, asked_at_ms),
+                    )
                 }
             },
             Answer::NotModified => match self.slot.last().cloned() {
@@ -244,11 +267,18 @@ impl<V: Clone> CrlDesk<V> {
     }
 
     fn gone(&self, cause: Missing) -> CrlDecision<V> {
-        CrlDecision::Gone { last: self.last(), cause }
+        CrlDecision::Gone {
+            last: self.last(),
+            cause,
+        }
     }
 
     fn take(&mut self, listed: Listed<V>, asked_at_ms: u64) -> Note {
-        if self.slot.put(listed, asked_at_ms, self.settings.ages) { Note::Taken } else { Note::None }
+        if self.slot.put(listed, asked_at_ms, self.settings.ages) {
+            Note::Taken
+        } else {
+            Note::None
+        }
     }
 }
 
@@ -266,7 +296,10 @@ pub fn says_not_found(body: &[u8]) -> bool {
 }
 
 fn failed(kind: FailureKind) -> Outcome {
-    Outcome::Failure { kind, retry_after_ms: None }
+    Outcome::Failure {
+        kind,
+        retry_after_ms: None,
+    }
 }
 
 #[cfg(test)]

@@ -91,7 +91,12 @@ pub struct KeysDesk<V> {
 impl<V: Clone> KeysDesk<V> {
     /// One that has no keys.
     pub fn new(settings: KeysSettings) -> Self {
-        Self { settings, slot: Slot::new(), circuit: Circuit::new(settings.circuit), kid_refresh: None }
+        Self {
+            settings,
+            slot: Slot::new(),
+            circuit: Circuit::new(settings.circuit),
+            kid_refresh: None,
+        }
     }
 
     /// What to do now. `durable_read`: this request has read the copy in D1 already. Each request reads for
@@ -102,7 +107,15 @@ impl<V: Clone> KeysDesk<V> {
             return KeysDecision::ReadDurable;
         }
         match consult::decide(found, &mut self.circuit, now_ms) {
-            Decision::Serve { value, provenance, refresh } => KeysDecision::Serve { value, provenance, refresh },
+            Decision::Serve {
+                value,
+                provenance,
+                refresh,
+            } => KeysDecision::Serve {
+                value,
+                provenance,
+                refresh,
+            },
             Decision::Ask(permit) => KeysDecision::Ask(permit),
             Decision::Unavailable { retry_after_ms } => KeysDecision::Unavailable { retry_after_ms },
         }
@@ -112,9 +125,20 @@ impl<V: Clone> KeysDesk<V> {
     pub fn take_over(&mut self, copy: V, fetched_at_ms: u64, now_ms: u64) -> KeysDecision<V> {
         let taken = self.slot.put(copy, fetched_at_ms, self.settings.ages);
         match self.decide(true, now_ms) {
-            KeysDecision::Serve { value, provenance, refresh } if taken => {
-                let provenance = Provenance { source: Source::Durable, ..provenance };
-                KeysDecision::Serve { value, provenance, refresh }
+            KeysDecision::Serve {
+                value,
+                provenance,
+                refresh,
+            } if taken => {
+                let provenance = Provenance {
+                    source: Source::Durable,
+                    ..provenance
+                };
+                KeysDecision::Serve {
+                    value,
+                    provenance,
+                    refresh,
+                }
             }
             other => other,
         }
@@ -138,13 +162,21 @@ impl<V: Clone> KeysDesk<V> {
                 self.kid_refresh = Some((now_ms, KidRefresh::Out));
                 KidDecision::Refresh(permit)
             }
-            Err(refused) => KidDecision::Unavailable { retry_after_ms: refused.retry_after_ms },
+            Err(refused) => KidDecision::Unavailable {
+                retry_after_ms: refused.retry_after_ms,
+            },
         }
     }
 
     /// What the registry said to the question asked at `asked_at_ms`: a key set that holds, or what the circuit
     /// makes of its absence. Whether it is the latest, and so to be written to D1.
-    pub fn answered(&mut self, permit: Permit, asked_at_ms: u64, answer: Result<V, Outcome>, now_ms: u64) -> bool {
+    pub fn answered(
+        &mut self,
+        permit: Permit,
+        asked_at_ms: u64,
+        answer: Result<V, Outcome>,
+        now_ms: u64,
+    ) -> bool {
         // Any answer to a question asked since then is as good as the one to the refresh itself.
         let concerns_kid = self.kid_refresh.filter(|(at_ms, _)| *at_ms <= asked_at_ms);
         match answer {

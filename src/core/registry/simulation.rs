@@ -23,14 +23,25 @@ use crate::core::circuit::{CircuitSettings, FailureKind, Outcome, Permit};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 
+mod calls;
+
 const SEEDS: u64 = 10_000;
 const STEPS: u32 = 80;
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
-const ACCESS: Ages = Ages { fresh_ms: 45 * SECOND, stale_ms: 15 * MINUTE };
-const KEYS: Ages = Ages { fresh_ms: HOUR, stale_ms: 24 * HOUR };
-const CRL: Ages = Ages { fresh_ms: 15 * MINUTE, stale_ms: HOUR };
+const ACCESS: Ages = Ages {
+    fresh_ms: 45 * SECOND,
+    stale_ms: 15 * MINUTE,
+};
+const KEYS: Ages = Ages {
+    fresh_ms: HOUR,
+    stale_ms: 24 * HOUR,
+};
+const CRL: Ages = Ages {
+    fresh_ms: 15 * MINUTE,
+    stale_ms: HOUR,
+};
 /// How long a call to a slow registry takes to fail.
 const BUDGET_MS: u64 = 5 * SECOND;
 const CLAIM_MS: u64 = 10 * SECOND;
@@ -92,9 +103,18 @@ struct Agent {
 }
 
 enum Asked {
-    Access { agent: usize, token: u8, generation: u8, valid: bool },
-    Keys { version: u32 },
-    Crl { iat_s: u64 },
+    Access {
+        agent: usize,
+        token: u8,
+        generation: u8,
+        valid: bool,
+    },
+    Keys {
+        version: u32,
+    },
+    Crl {
+        iat_s: u64,
+    },
 }
 
 struct Call {
@@ -150,7 +170,13 @@ impl<'a> World<'a> {
             access,
             keys,
             crl,
-            agents: vec![Agent { session: true, ..Agent::default() }; dids.len()],
+            agents: vec![
+                Agent {
+                    session: true,
+                    ..Agent::default()
+                };
+                dids.len()
+            ],
             key_version: 1,
             d1_keys: None,
             last_iat_s: 0,
@@ -235,7 +261,10 @@ impl<'a> World<'a> {
         let agent = self.any_agent();
         let state = self.agents[agent].clone();
         let question = self.question(agent, state.token, state.generation);
-        let kept = state.kept.filter(|(token, _)| *token == state.token).map(|(_, at_ms)| at_ms);
+        let kept = state
+            .kept
+            .filter(|(token, _)| *token == state.token)
+            .map(|(_, at_ms)| at_ms);
         let alive = |at_ms: &u64| self.now_ms - at_ms < ACCESS.stale_ms;
         let told = state.told.filter(|(_, valid)| *valid).map(|(at_ms, _)| at_ms);
         let known = told.or(kept.filter(|_| state.told.is_none())).filter(alive);
@@ -245,14 +274,20 @@ impl<'a> World<'a> {
                 self.claim(provenance.age_ms < ACCESS.stale_ms, "served what is dead");
                 let as_of_ms = self.now_ms - provenance.age_ms;
                 let given = [told, kept].into_iter().flatten().any(|at_ms| at_ms == as_of_ms);
-                self.claim(given, "served what the registry never said, or said of another generation");
+                self.claim(
+                    given,
+                    "served what the registry never said, or said of another generation",
+                );
                 if let Some(permit) = refresh {
                     self.call_access(agent, state.token, permit);
                 }
             }
             AccessDecision::Invalid => {
                 self.claim(known.is_none(), "refused who is known");
-                self.claim(state.told.is_some_and(|(_, valid)| !valid), "refused what the registry did not refuse");
+                self.claim(
+                    state.told.is_some_and(|(_, valid)| !valid),
+                    "refused what the registry did not refuse",
+                );
             }
             AccessDecision::Ask(permit) => {
                 self.claim(known.is_none(), "asked about who is known");
@@ -281,18 +316,34 @@ impl<'a> World<'a> {
                 None => self.keys.decide(true, self.now_ms),
             };
         }
-        let in_d1 = self.d1_keys.is_some_and(|(_, at_ms)| self.now_ms - at_ms < KEYS.stale_ms);
+        let in_d1 = self
+            .d1_keys
+            .is_some_and(|(_, at_ms)| self.now_ms - at_ms < KEYS.stale_ms);
         match decision {
-            KeysDecision::Serve { value, provenance, refresh } => {
+            KeysDecision::Serve {
+                value,
+                provenance,
+                refresh,
+            } => {
                 self.claim(provenance.age_ms < KEYS.stale_ms, "served dead keys");
                 self.claim(value <= self.key_version, "served keys that never were");
                 if let Some(permit) = refresh {
-                    self.call(Asked::Keys { version: self.key_version }, permit);
+                    self.call(
+                        Asked::Keys {
+                            version: self.key_version,
+                        },
+                        permit,
+                    );
                 }
             }
             KeysDecision::Ask(permit) => {
                 self.claim(!in_d1, "asked for keys that D1 has");
-                self.call(Asked::Keys { version: self.key_version }, permit);
+                self.call(
+                    Asked::Keys {
+                        version: self.key_version,
+                    },
+                    permit,
+                );
             }
             KeysDecision::Unavailable { .. } => self.claim(!in_d1, "503 with keys in D1"),
             KeysDecision::ReadDurable => self.claim(false, "read D1 twice"),
@@ -301,13 +352,22 @@ impl<'a> World<'a> {
 
     fn unknown_kid(&mut self) {
         if let KidDecision::Refresh(permit) = self.keys.unknown_kid(self.now_ms) {
-            self.call(Asked::Keys { version: self.key_version }, permit);
+            self.call(
+                Asked::Keys {
+                    version: self.key_version,
+                },
+                permit,
+            );
         }
     }
 
     fn need_crl(&mut self) {
         match self.crl.decide(self.now_ms) {
-            CrlDecision::Serve { list, provenance, refresh } => {
+            CrlDecision::Serve {
+                list,
+                provenance,
+                refresh,
+            } => {
                 self.claim(provenance.age_ms < CRL.stale_ms, "served a dead list");
                 let iat_s = list.unwrap_or(0);
                 self.claim(iat_s >= self.last_iat_s, "a list went back");
@@ -321,83 +381,6 @@ impl<'a> World<'a> {
         }
     }
 
-    fn call_access(&mut self, agent: usize, token: u8, permit: Permit) {
-        let state = &self.agents[agent];
-        let valid = state.session && token == state.token;
-        let asked = Asked::Access { agent, token, generation: state.generation, valid };
-        self.call(asked, permit);
-    }
-
-    /// A cache on the way may answer with an old list.
-    fn call_crl(&mut self, permit: Permit) {
-        let age_s = if self.dice.roll(4) == 0 { self.dice.roll(1_000) } else { 0 };
-        self.call(Asked::Crl { iat_s: self.now_ms / SECOND - age_s }, permit);
-    }
-
-    fn call(&mut self, asked: Asked, permit: Permit) {
-        let well = self.mode == Mode::Well;
-        let takes_ms = if self.mode == Mode::Slow { BUDGET_MS } else { self.dice.roll(200) };
-        if !well {
-            let outage = self.outages.entry(asked.dependency()).or_default();
-            outage.calls += 1;
-            outage.in_flight += 1;
-        }
-        if self.dice.roll(30) == 0 {
-            return; // the request was cancelled: nobody will ever report
-        }
-        let (now_ms, isolate) = (self.now_ms, self.isolate);
-        self.calls.push(Call { asked, permit, asked_at_ms: now_ms, due_ms: now_ms + takes_ms, well, isolate });
-    }
-
-    fn answer(&mut self, call: Call) {
-        let Call { asked, permit, asked_at_ms, well, isolate, .. } = call;
-        if isolate != self.isolate {
-            return;
-        }
-        let failure = Outcome::Failure { kind: FailureKind::Timeout, retry_after_ms: None };
-        let now_ms = self.now_ms;
-        match asked {
-            Asked::Access { agent, token, generation, valid } => {
-                let answer = match (well, valid) {
-                    (false, _) => Answer::None(failure),
-                    (true, true) => Answer::Valid,
-                    (true, false) => Answer::Invalid,
-                };
-                let question = self.question(agent, token, generation);
-                let keep = self.access.answered(&question, permit, asked_at_ms, answer, now_ms);
-                let state = &mut self.agents[agent];
-                if state.generation == generation && state.token == token {
-                    match keep {
-                        Keep::Validated { at_ms } => {
-                            state.told = Some((at_ms, true));
-                            state.kept = Some((token, at_ms));
-                        }
-                        Keep::Refused => (state.told, state.kept) = (Some((asked_at_ms, false)), None),
-                        Keep::Nothing => {}
-                    }
-                }
-            }
-            Asked::Keys { version } => {
-                let answer = if well { Ok(version) } else { Err(failure) };
-                if self.keys.answered(permit, asked_at_ms, answer, now_ms) {
-                    self.d1_keys = self.d1_keys.max_by_time((version, asked_at_ms));
-                }
-            }
-            Asked::Crl { iat_s } => {
-                let answer = if well { crl::Answer::List { list: iat_s, iat_s } } else { crl::Answer::None(failure) };
-                self.crl.answered(permit, asked_at_ms, answer, now_ms);
-            }
-        }
-        if !well && asked_at_ms >= self.outage_since_ms && self.mode != Mode::Well {
-            let outage = self.outages.entry(asked.dependency()).or_default();
-            outage.failures += 1;
-            if outage.failures == 5 {
-                outage.in_flight_at_fifth = outage.in_flight;
-            }
-            outage.in_flight = outage.in_flight.saturating_sub(1);
-        }
-    }
-
     /// Five and those in flight, then the slower of one per pause and what never opens a circuit: five a minute.
     fn hold_the_circuits_to_their_word(&self) {
         if self.mode == Mode::Well {
@@ -406,7 +389,10 @@ impl<'a> World<'a> {
         let lasted_ms = self.now_ms - self.outage_since_ms;
         for outage in self.outages.values().filter(|outage| outage.failures >= 5) {
             let allowed = 5 + outage.in_flight_at_fifth + 1 + lasted_ms / (MINUTE / 5);
-            self.claim(outage.calls <= allowed, "a registry that fails was not left alone");
+            self.claim(
+                outage.calls <= allowed,
+                "a registry that fails was not left alone",
+            );
         }
     }
 
@@ -416,22 +402,21 @@ impl<'a> World<'a> {
 
     fn question(&self, agent: usize, token: u8, generation: u8) -> Question {
         let generation = Generation::from_random([generation; 8]);
-        Question::new(&self.dids[agent], Ulid::from_parts(1, [1; 10]), [token; 32], generation)
+        Question::new(
+            &self.dids[agent],
+            Ulid::from_parts(1, [1; 10]),
+            [token; 32],
+            generation,
+        )
     }
 
     #[track_caller]
     fn claim(&self, holds: bool, what: &str) {
-        assert!(holds, "seed {}, at {} ms, {:?}: {what}", self.seed, self.now_ms, self.mode);
-    }
-}
-
-impl Asked {
-    fn dependency(&self) -> Dependency {
-        match self {
-            Self::Access { .. } => Dependency::Access,
-            Self::Keys { .. } => Dependency::Keys,
-            Self::Crl { .. } => Dependency::Crl,
-        }
+        assert!(
+            holds,
+            "seed {}, at {} ms, {:?}: {what}",
+            self.seed, self.now_ms, self.mode
+        );
     }
 }
 
@@ -456,7 +441,17 @@ fn desks() -> (AccessDesk, KeysDesk<u32>, CrlDesk<u64>) {
         claim_ms: CLAIM_MS,
         circuit,
     };
-    let keys = KeysSettings { ages: KEYS, cooldown_ms: 30 * SECOND, claim_ms: CLAIM_MS, circuit };
-    let crl = CrlSettings { ages: CRL, claim_ms: CLAIM_MS, patience_ms: 2 * SECOND, circuit };
+    let keys = KeysSettings {
+        ages: KEYS,
+        cooldown_ms: 30 * SECOND,
+        claim_ms: CLAIM_MS,
+        circuit,
+    };
+    let crl = CrlSettings {
+        ages: CRL,
+        claim_ms: CLAIM_MS,
+        patience_ms: 2 * SECOND,
+        circuit,
+    };
     (AccessDesk::new(access), KeysDesk::new(keys), CrlDesk::new(crl))
 }

@@ -92,16 +92,29 @@ impl<A: Hash + Eq> TokenBound<A> {
     /// May this token of this agent be asked about now?
     pub fn may_ask(&mut self, agent: &A, token: &[u8; 32], now_ms: u64) -> Verdict {
         let first_pause_ms = self.first_pause_ms;
-        let Some(state) = self.agents.get_mut(agent) else { return Verdict::Ask };
+        let Some(state) = self.agents.get_mut(agent) else {
+            return Verdict::Ask;
+        };
         state.forget(now_ms);
         if let Some(asked) = state.asked.iter().find(|asked| asked.token == *token) {
-            let until_ms = state.last_refused_ms.saturating_add(state.pause_ms(first_pause_ms));
-            return if asked.refused && now_ms < until_ms { Verdict::Refused } else { Verdict::Ask };
+            let until_ms = state
+                .last_refused_ms
+                .saturating_add(state.pause_ms(first_pause_ms));
+            return if asked.refused && now_ms < until_ms {
+                Verdict::Refused
+            } else {
+                Verdict::Ask
+            };
         }
         if state.asked.len() < self.max_tokens {
             return Verdict::Ask;
         }
-        let oldest_ms = state.asked.iter().map(|asked| asked.last_asked_ms).min().unwrap_or(now_ms);
+        let oldest_ms = state
+            .asked
+            .iter()
+            .map(|asked| asked.last_asked_ms)
+            .min()
+            .unwrap_or(now_ms);
         let retry_after_ms = oldest_ms.saturating_add(WINDOW_MS).saturating_sub(now_ms).max(1);
         Verdict::Wait { retry_after_ms }
     }
@@ -114,7 +127,11 @@ impl<A: Hash + Eq> TokenBound<A> {
         let room = state.asked.len() < max_tokens;
         match state.asked.iter_mut().find(|asked| asked.token == token) {
             Some(asked) => asked.last_asked_ms = now_ms,
-            None if room => state.asked.push(Asked { token, last_asked_ms: now_ms, refused: false }),
+            None if room => state.asked.push(Asked {
+                token,
+                last_asked_ms: now_ms,
+                refused: false,
+            }),
             // Nobody asks without `may_ask`; if somebody did, the bound still holds for the next.
             None => {}
         }
@@ -130,7 +147,9 @@ impl<A: Hash + Eq> TokenBound<A> {
 
     /// The registry said 401.
     pub fn refused(&mut self, agent: &A, token: &[u8; 32], now_ms: u64) {
-        let Some(state) = self.agents.get_mut(agent) else { return };
+        let Some(state) = self.agents.get_mut(agent) else {
+            return;
+        };
         state.refused_in_a_row = state.refused_in_a_row.saturating_add(1);
         state.last_refused_ms = now_ms;
         if let Some(asked) = state.asked.iter_mut().find(|asked| asked.token == *token) {
@@ -151,7 +170,9 @@ impl Agent {
 
     fn pause_ms(&self, first_ms: u64) -> u64 {
         let doublings = self.refused_in_a_row.saturating_sub(1).min(16);
-        first_ms.saturating_mul(1 << doublings).min(MAX_PAUSE_MS.max(first_ms))
+        first_ms
+            .saturating_mul(1 << doublings)
+            .min(MAX_PAUSE_MS.max(first_ms))
     }
 }
 

@@ -238,7 +238,10 @@ fn inbound_acks_and_heartbeats() {
         ("{".into(), &unreadable),
         (String::new(), &unreadable),
         (format!("{plain}{plain}"), &unreadable),
-        (" ".repeat(MAX_INBOUND_FRAME_BYTES + 1), &unreadable),
+        (
+            format!("{plain}{}", " ".repeat(MAX_INBOUND_FRAME_BYTES)),
+            &unreadable,
+        ),
     ];
     for (frame, expect) in &table {
         assert_eq!(summary(frame), **expect, "{frame:.300}");

@@ -1,7 +1,9 @@
 //! RFC 8032, Wycheproof, and the points that a key must not be.
 
-use ed25519_dalek::Signer as _;
+use curve25519_dalek::scalar::Scalar;
+use ed25519_dalek::{Signer as _, Verifier as _};
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha512};
 
 use super::*;
 use crate::protocol::testing::key;
@@ -162,6 +164,31 @@ fn small_order_and_non_canonical_points() {
         assert_eq!(PublicKey::from_bytes(&bytes), Err(expect), "{bytes:02x?}");
         assert_eq!(PublicKey::from_x(&b64::encode(&bytes)), Err(expect));
     }
+}
+
+/// The holder of a key can make a signature with `R` = 0 that satisfies the equation: one that plain `verify` takes.
+#[test]
+fn a_small_order_r_of_the_key_s_own_holder() {
+    let (key, message) = (key(1), b"m");
+    let public = PublicKey::from(&key);
+    let zero = hex("0100000000000000000000000000000000000000000000000000000000000000");
+    let hash = Sha512::new()
+        .chain_update(&zero)
+        .chain_update(public.0.as_bytes())
+        .chain_update(message)
+        .finalize();
+    let challenge = Scalar::from_bytes_mod_order_wide(&hash.into());
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(&zero);
+    signature[32..].copy_from_slice((challenge * key.to_scalar()).as_bytes());
+    assert!(
+        public
+            .0
+            .verify(message, &Signature::from_bytes(&signature))
+            .is_ok(),
+        "the equation holds"
+    );
+    assert!(!public.verify(message, &signature));
 }
 
 /// A signature with a small-order `R`, or with `S` beyond the group order, is nobody's.

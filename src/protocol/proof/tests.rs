@@ -88,6 +88,7 @@ fn headers_in_order() {
         (with(0, None), t),
         (with(1, None), n),
         (with(1, Some("")), n),
+        (with(1, Some("   ")), n),
         (with(1, Some(" \t ")), n),
         (with(1, Some("a\nb")), n),
         (with(1, Some("a\u{7f}")), n),

@@ -10,11 +10,17 @@ const START: u64 = 1_000_000_000;
 const AGENT: &str = "did:cdi:registry.example.com:agent:01HF7YAT31JZHSMW1CG6Q6MHB7";
 const OTHER: &str = "did:cdi:registry.example.com:agent:01HF7YAT31JZHSMW1CG6Q6MHB8";
 const GROUP: &str = "grp_01HF7YAT31JZHSMW1CG6Q6MHB7";
-const FAILED: Outcome = Outcome::Failure { kind: FailureKind::Timeout, retry_after_ms: None };
+const FAILED: Outcome = Outcome::Failure {
+    kind: FailureKind::Timeout,
+    retry_after_ms: None,
+};
 
 fn new() -> IdentityDesk {
     IdentityDesk::new(IdentitySettings {
-        ages: Ages { fresh_ms: MINUTE, stale_ms: 15 * MINUTE },
+        ages: Ages {
+            fresh_ms: MINUTE,
+            stale_ms: 15 * MINUTE,
+        },
         denied_ms: 5 * SECOND,
         max_entries: 10,
         claim_ms: 10 * SECOND,
@@ -24,7 +30,11 @@ fn new() -> IdentityDesk {
 
 fn question(group: &str, agent: &str, generation: u8) -> Membership {
     let generation = Generation::from_random([generation; 8]);
-    Membership::new(&GroupId::parse(group).unwrap(), &AgentDid::parse(agent).unwrap(), generation)
+    Membership::new(
+        &GroupId::parse(group).unwrap(),
+        &AgentDid::parse(agent).unwrap(),
+        generation,
+    )
 }
 
 /// What a request is told, by whom; the registry answers at once if it is asked.
@@ -35,7 +45,11 @@ fn request(
     now_ms: u64,
 ) -> Option<(bool, Source)> {
     match desk.decide(question, now_ms) {
-        Decision::Serve { value, provenance, refresh } => {
+        Decision::Serve {
+            value,
+            provenance,
+            refresh,
+        } => {
             if let Some(permit) = refresh {
                 desk.answered(question, permit, now_ms, answer, now_ms);
             }
@@ -67,7 +81,11 @@ fn a_member_is_fresh_then_stale_then_unknown() {
         (17 * MINUTE + 5_000, Ok(true), Some((true, Source::Network))),
     ];
     for (at_ms, answer, expect) in table {
-        assert_eq!(request(&mut desk, &member, answer, START + at_ms), expect, "{at_ms}");
+        assert_eq!(
+            request(&mut desk, &member, answer, START + at_ms),
+            expect,
+            "{at_ms}"
+        );
     }
 }
 
@@ -81,9 +99,15 @@ fn a_membership_is_of_one_agent_in_one_group_under_one_generation() {
         question(GROUP, AGENT, 2),
     ];
     for other in others {
-        assert_eq!(request(&mut desk, &other, Ok(false), START), Some((false, Source::Network)));
+        assert_eq!(
+            request(&mut desk, &other, Ok(false), START),
+            Some((false, Source::Network))
+        );
     }
-    assert_eq!(request(&mut desk, &question(GROUP, AGENT, 1), Ok(false), START), Some((true, Source::Fresh)));
+    assert_eq!(
+        request(&mut desk, &question(GROUP, AGENT, 1), Ok(false), START),
+        Some((true, Source::Fresh))
+    );
 }
 
 #[test]
@@ -93,24 +117,56 @@ fn ownership_and_membership_share_one_circuit() {
         let permit = desk.circuit().ask(START).unwrap();
         desk.circuit().report(permit, FAILED, START);
     }
-    assert_eq!(request(&mut desk, &question(GROUP, AGENT, 1), Ok(true), START), None);
+    assert_eq!(
+        request(&mut desk, &question(GROUP, AGENT, 1), Ok(true), START),
+        None
+    );
 }
 
 #[test]
 fn bodies_mean_what_the_wire_says() {
-    let ownership = |owns_agent, agent_status| Some(Ownership { owns_agent, agent_status });
+    let ownership = |owns_agent, agent_status| {
+        Some(Ownership {
+            owns_agent,
+            agent_status,
+        })
+    };
     let (active, revoked) = (Some(AgentStatus::Active), Some(AgentStatus::Revoked));
     let table = [
-        (r#"{"ownsAgent":true,"agentStatus":"active"}"#, ownership(true, active), true),
-        (r#"{"ownsAgent":true,"agentStatus":"active","more":1}"#, ownership(true, active), true),
-        (r#"{"ownsAgent":true,"agentStatus":"revoked"}"#, ownership(true, revoked), false),
-        (r#"{"ownsAgent":true,"agentStatus":null}"#, ownership(true, None), false),
-        (r#"{"ownsAgent":false,"agentStatus":"active"}"#, ownership(false, active), false),
+        (
+            r#"{"ownsAgent":true,"agentStatus":"active"}"#,
+            ownership(true, active),
+            true,
+        ),
+        (
+            r#"{"ownsAgent":true,"agentStatus":"active","more":1}"#,
+            ownership(true, active),
+            true,
+        ),
+        (
+            r#"{"ownsAgent":true,"agentStatus":"revoked"}"#,
+            ownership(true, revoked),
+            false,
+        ),
+        (
+            r#"{"ownsAgent":true,"agentStatus":null}"#,
+            ownership(true, None),
+            false,
+        ),
+        (
+            r#"{"ownsAgent":false,"agentStatus":"active"}"#,
+            ownership(false, active),
+            false,
+        ),
         (r#"{"ownsAgent":true}"#, ownership(true, None), false),
         (r#"{"agentStatus":"active"}"#, None, false),
         (r#"{"ownsAgent":"true","agentStatus":"active"}"#, None, false),
         (r#"{"ownsAgent":true,"agentStatus":"suspended"}"#, None, false),
-        (r#"{"ownsAgent":false,"ownsAgent":true,"agentStatus":"active"}"#, None, false),
+        (
+            r#"{"ownsAgent":false,"ownsAgent":true,"agentStatus":"active"}"#,
+            None,
+            false,
+        ),
         (r#"[true,"active"]"#, None, false),
         ("null", None, false),
         ("", None, false),

@@ -6,11 +6,17 @@ use crate::core::circuit::FailureKind;
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600_000;
 const START: u64 = 1_000 * HOUR;
-const FAILED: Outcome = Outcome::Failure { kind: FailureKind::ServerError, retry_after_ms: None };
+const FAILED: Outcome = Outcome::Failure {
+    kind: FailureKind::ServerError,
+    retry_after_ms: None,
+};
 
 fn new() -> KeysDesk<&'static str> {
     KeysDesk::new(KeysSettings {
-        ages: Ages { fresh_ms: HOUR, stale_ms: 24 * HOUR },
+        ages: Ages {
+            fresh_ms: HOUR,
+            stale_ms: 24 * HOUR,
+        },
         cooldown_ms: 30 * SECOND,
         claim_ms: 10 * SECOND,
         circuit: CircuitSettings::default(),
@@ -20,13 +26,22 @@ fn new() -> KeysDesk<&'static str> {
 /// One that asked the registry at `START`.
 fn with_keys() -> KeysDesk<&'static str> {
     let mut desk = new();
-    let KeysDecision::Ask(permit) = desk.decide(true, START) else { panic!("asked") };
+    let KeysDecision::Ask(permit) = desk.decide(true, START) else {
+        panic!("asked")
+    };
     assert!(desk.answered(permit, START, Ok("old"), START));
     desk
 }
 
 fn served(decision: KeysDecision<&'static str>) -> (&'static str, Source, u64, bool) {
-    let KeysDecision::Serve { value, provenance, refresh } = decision else { panic!("{decision:?}") };
+    let KeysDecision::Serve {
+        value,
+        provenance,
+        refresh,
+    } = decision
+    else {
+        panic!("{decision:?}")
+    };
     (value, provenance.source, provenance.age_ms, refresh.is_some())
 }
 
@@ -34,7 +49,11 @@ fn served(decision: KeysDecision<&'static str>) -> (&'static str, Source, u64, b
 fn a_fresh_isolate_reads_d1_before_it_asks() {
     let mut desk = new();
     assert_eq!(desk.decide(false, START), KeysDecision::ReadDurable);
-    assert_eq!(desk.decide(false, START), KeysDecision::ReadDurable, "each request for itself");
+    assert_eq!(
+        desk.decide(false, START),
+        KeysDecision::ReadDurable,
+        "each request for itself"
+    );
     let table = [
         (HOUR - 1, false, "fresh: the registry is not asked"),
         (HOUR, true, "stale: served, and refreshed"),
@@ -44,8 +63,17 @@ fn a_fresh_isolate_reads_d1_before_it_asks() {
         let got = served(new().take_over("copy", START - age_ms, START));
         assert_eq!(got, ("copy", Source::Durable, age_ms, refreshed), "{why}");
     }
-    assert!(matches!(new().take_over("copy", START - 24 * HOUR, START), KeysDecision::Ask(_)), "dead");
-    assert!(matches!(new().decide(true, START), KeysDecision::Ask(_)), "no copy");
+    assert!(
+        matches!(
+            new().take_over("copy", START - 24 * HOUR, START),
+            KeysDecision::Ask(_)
+        ),
+        "dead"
+    );
+    assert!(
+        matches!(new().decide(true, START), KeysDecision::Ask(_)),
+        "no copy"
+    );
 }
 
 #[test]
@@ -62,10 +90,18 @@ fn a_day_long_outage_is_not_noticed() {
     for minute in 0..24 * 60 {
         let now_ms = START + minute * 60 * SECOND;
         let (value, ..) = served(match desk.decide(false, now_ms) {
-            KeysDecision::Serve { value, provenance, refresh: Some(permit) } => {
+            KeysDecision::Serve {
+                value,
+                provenance,
+                refresh: Some(permit),
+            } => {
                 calls += 1;
                 desk.answered(permit, now_ms, Err(FAILED), now_ms);
-                KeysDecision::Serve { value, provenance, refresh: None }
+                KeysDecision::Serve {
+                    value,
+                    provenance,
+                    refresh: None,
+                }
             }
             other => other,
         });
@@ -94,32 +130,61 @@ fn made_up_kids_are_one_request_per_cooldown() {
 #[test]
 fn a_rotation_is_found_at_once_or_within_the_cooldown() {
     let mut desk = with_keys();
-    let KidDecision::Refresh(permit) = desk.unknown_kid(START + 1) else { panic!("refreshed") };
-    assert_eq!(desk.unknown_kid(START + 2), KidDecision::Wait, "others wait for it a little");
+    let KidDecision::Refresh(permit) = desk.unknown_kid(START + 1) else {
+        panic!("refreshed")
+    };
+    assert_eq!(
+        desk.unknown_kid(START + 2),
+        KidDecision::Wait,
+        "others wait for it a little"
+    );
     desk.answered(permit, START + 1, Ok("new"), START + 100);
-    assert_eq!(served(desk.decide(false, START + 101)), ("new", Source::Fresh, 100, false));
+    assert_eq!(
+        served(desk.decide(false, START + 101)),
+        ("new", Source::Fresh, 100, false)
+    );
 
     // Rotated right after a stranger used the refresh up.
     assert_eq!(desk.unknown_kid(START + 102), KidDecision::CoolingDown);
     assert_eq!(desk.unknown_kid(START + 30 * SECOND), KidDecision::CoolingDown);
-    assert!(matches!(desk.unknown_kid(START + 30 * SECOND + 1), KidDecision::Refresh(_)));
+    assert!(matches!(
+        desk.unknown_kid(START + 30 * SECOND + 1),
+        KidDecision::Refresh(_)
+    ));
 }
 
 #[test]
 fn if_the_refresh_fails_nobody_knows_and_what_is_held_is_kept() {
     let mut desk = with_keys();
-    let KidDecision::Refresh(permit) = desk.unknown_kid(START) else { panic!("refreshed") };
+    let KidDecision::Refresh(permit) = desk.unknown_kid(START) else {
+        panic!("refreshed")
+    };
     assert!(!desk.answered(permit, START, Err(FAILED), START + 50));
-    assert_eq!(desk.unknown_kid(START + 10 * SECOND), KidDecision::Unavailable { retry_after_ms: 20 * SECOND });
+    assert_eq!(
+        desk.unknown_kid(START + 10 * SECOND),
+        KidDecision::Unavailable {
+            retry_after_ms: 20 * SECOND
+        }
+    );
     assert_eq!(served(desk.decide(false, START + 51)).0, "old");
 
     // An ordinary refresh that comes meanwhile is as good.
     let mut desk = with_keys();
     let _lost = desk.unknown_kid(START + HOUR);
     assert_eq!(desk.unknown_kid(START + HOUR + 9_999), KidDecision::Wait);
-    let lost = KidDecision::Unavailable { retry_after_ms: 20 * SECOND };
-    assert_eq!(desk.unknown_kid(START + HOUR + 10_000), lost, "cancelled: not waited for any longer");
-    let KeysDecision::Serve { refresh: Some(permit), .. } = desk.decide(false, START + HOUR + 1) else {
+    let lost = KidDecision::Unavailable {
+        retry_after_ms: 20 * SECOND,
+    };
+    assert_eq!(
+        desk.unknown_kid(START + HOUR + 10_000),
+        lost,
+        "cancelled: not waited for any longer"
+    );
+    let KeysDecision::Serve {
+        refresh: Some(permit),
+        ..
+    } = desk.decide(false, START + HOUR + 1)
+    else {
         panic!("stale")
     };
     desk.answered(permit, START + HOUR + 1, Ok("new"), START + HOUR + 2);
@@ -129,9 +194,22 @@ fn if_the_refresh_fails_nobody_knows_and_what_is_held_is_kept() {
 #[test]
 fn an_answer_to_an_earlier_question_does_not_settle_the_refresh() {
     let mut desk = with_keys();
-    let KeysDecision::Serve { refresh: Some(permit), .. } = desk.decide(false, START + HOUR) else { panic!("stale") };
-    let KidDecision::Refresh(kid_permit) = desk.unknown_kid(START + HOUR + 1) else { panic!("refreshed") };
-    desk.answered(permit, START + HOUR, Ok("from before the rotation"), START + HOUR + 2);
+    let KeysDecision::Serve {
+        refresh: Some(permit),
+        ..
+    } = desk.decide(false, START + HOUR)
+    else {
+        panic!("stale")
+    };
+    let KidDecision::Refresh(kid_permit) = desk.unknown_kid(START + HOUR + 1) else {
+        panic!("refreshed")
+    };
+    desk.answered(
+        permit,
+        START + HOUR,
+        Ok("from before the rotation"),
+        START + HOUR + 2,
+    );
     assert_eq!(desk.unknown_kid(START + HOUR + 3), KidDecision::Wait);
     desk.answered(kid_permit, START + HOUR + 1, Ok("new"), START + HOUR + 4);
     assert_eq!(served(desk.decide(false, START + HOUR + 5)).0, "new");
@@ -141,12 +219,26 @@ fn an_answer_to_an_earlier_question_does_not_settle_the_refresh() {
 fn an_open_circuit_is_not_asked_and_uses_no_cooldown_up() {
     let mut desk = new();
     for _ in 0..5 {
-        let KeysDecision::Ask(permit) = desk.decide(true, START) else { panic!("asked") };
+        let KeysDecision::Ask(permit) = desk.decide(true, START) else {
+            panic!("asked")
+        };
         desk.answered(permit, START, Err(FAILED), START);
     }
-    assert_eq!(desk.decide(true, START), KeysDecision::Unavailable { retry_after_ms: 30 * SECOND });
-    assert_eq!(desk.unknown_kid(START), KidDecision::Unavailable { retry_after_ms: 30 * SECOND });
-    let KidDecision::Refresh(permit) = desk.unknown_kid(START + 30 * SECOND) else { panic!("the probe") };
+    assert_eq!(
+        desk.decide(true, START),
+        KeysDecision::Unavailable {
+            retry_after_ms: 30 * SECOND
+        }
+    );
+    assert_eq!(
+        desk.unknown_kid(START),
+        KidDecision::Unavailable {
+            retry_after_ms: 30 * SECOND
+        }
+    );
+    let KidDecision::Refresh(permit) = desk.unknown_kid(START + 30 * SECOND) else {
+        panic!("the probe")
+    };
     desk.answered(permit, START + 30 * SECOND, Ok("new"), START + 30 * SECOND);
     assert_eq!(served(desk.decide(true, START + 30 * SECOND)).0, "new");
 }

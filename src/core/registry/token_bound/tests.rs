@@ -4,7 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SETTINGS: TokenBoundSettings = TokenBoundSettings { max_agents: 4, max_tokens: 5, first_pause_ms: 5_000 };
+const SETTINGS: TokenBoundSettings = TokenBoundSettings {
+    max_agents: 4,
+    max_tokens: 5,
+    first_pause_ms: 5_000,
+};
 
 fn token(number: u8) -> [u8; 32] {
     [number; 32]
@@ -30,7 +34,11 @@ fn five_different_made_up_tokens_a_minute_and_only_that_agent_notices() {
     let wait = |retry_after_ms| Verdict::Wait { retry_after_ms };
     assert_eq!(bound.may_ask(&"mallory", &token(9), 4_000), wait(56_000));
     assert_eq!(bound.may_ask(&"mallory", &token(9), 59_999), wait(1));
-    assert_eq!(bound.may_ask(&"mallory", &token(9), 60_000), Verdict::Ask, "the first is a minute old");
+    assert_eq!(
+        bound.may_ask(&"mallory", &token(9), 60_000),
+        Verdict::Ask,
+        "the first is a minute old"
+    );
     assert_eq!(bound.may_ask(&"alice", &token(9), 4_000), Verdict::Ask);
 }
 
@@ -48,7 +56,11 @@ fn a_hundred_requests_with_one_good_token_are_one_token() {
 fn what_turned_out_valid_counts_no_more() {
     let mut bound = new();
     for number in 0..200 {
-        assert_eq!(bound.may_ask(&"alice", &token(number), 0), Verdict::Ask, "refreshed {number} times");
+        assert_eq!(
+            bound.may_ask(&"alice", &token(number), 0),
+            Verdict::Ask,
+            "refreshed {number} times"
+        );
         bound.asked("alice", token(number), 0);
         bound.validated(&"alice", &token(number));
     }
@@ -61,14 +73,25 @@ fn a_row_of_refusals_backs_off_and_a_valid_token_ends_it() {
     // The pause after each refusal of one token, shown over and over.
     for pause_ms in [5_000, 10_000, 20_000, 30_000, 30_000, 30_000] {
         refused(&mut bound, "mallory", 1, now_ms);
-        assert_eq!(bound.may_ask(&"mallory", &token(1), now_ms + pause_ms - 1), Verdict::Refused);
-        assert_eq!(bound.may_ask(&"mallory", &token(2), now_ms), Verdict::Ask, "another token: who knows");
+        assert_eq!(
+            bound.may_ask(&"mallory", &token(1), now_ms + pause_ms - 1),
+            Verdict::Refused
+        );
+        assert_eq!(
+            bound.may_ask(&"mallory", &token(2), now_ms),
+            Verdict::Ask,
+            "another token: who knows"
+        );
         now_ms += pause_ms;
     }
     bound.asked("mallory", token(2), now_ms);
     bound.validated(&"mallory", &token(2));
     refused(&mut bound, "mallory", 1, now_ms);
-    assert_eq!(bound.may_ask(&"mallory", &token(1), now_ms + 5_000), Verdict::Ask, "a new row");
+    assert_eq!(
+        bound.may_ask(&"mallory", &token(1), now_ms + 5_000),
+        Verdict::Ask,
+        "a new row"
+    );
 }
 
 #[test]
@@ -82,26 +105,41 @@ fn a_registry_that_does_not_answer_leaves_the_good_token_askable() {
 
 #[test]
 fn it_is_bounded_and_survives_misuse_and_clocks() {
-    let mut bound = TokenBound::new(TokenBoundSettings { max_agents: 0, max_tokens: 0, first_pause_ms: u64::MAX });
+    let mut bound = TokenBound::new(TokenBoundSettings {
+        max_agents: 0,
+        max_tokens: 0,
+        first_pause_ms: u64::MAX,
+    });
     bound.refused(&"nobody", &token(0), 0);
     bound.validated(&"nobody", &token(0));
     for number in 0..3 {
         bound.asked("mallory", token(number), 0);
     }
     assert_eq!(bound.may_ask(&"mallory", &token(0), 0), Verdict::Ask);
-    assert!(matches!(bound.may_ask(&"mallory", &token(2), 0), Verdict::Wait { .. }), "one, not three");
+    assert!(
+        matches!(bound.may_ask(&"mallory", &token(2), 0), Verdict::Wait { .. }),
+        "one, not three"
+    );
     for _ in 0..100 {
         bound.refused(&"mallory", &token(0), 0);
     }
     assert_eq!(bound.may_ask(&"mallory", &token(0), 59_999), Verdict::Refused);
     bound.asked("alice", token(0), 0);
-    assert_eq!(bound.may_ask(&"mallory", &token(2), 0), Verdict::Ask, "forgotten for alice");
+    assert_eq!(
+        bound.may_ask(&"mallory", &token(2), 0),
+        Verdict::Ask,
+        "forgotten for alice"
+    );
 
     let mut bound = new();
     for number in 0..5 {
         refused(&mut bound, "mallory", number, 1_000_000);
     }
-    assert_eq!(bound.may_ask(&"mallory", &token(9), 0), Verdict::Ask, "the clock went back");
+    assert_eq!(
+        bound.may_ask(&"mallory", &token(9), 0),
+        Verdict::Ask,
+        "the clock went back"
+    );
 }
 
 proptest! {

@@ -213,6 +213,11 @@ fn what_makes_a_revocation_unreadable() {
         format!(r#"{{"type":"agent.auth.revoked","data":{{"agentId":"{id}","agentId":"{}"}}}}"#, ulid(8)),
         format!(r#"{{"type":"agent.auth.revoked","data":{{"agentId":"{id}","reason":"a","reason":"b"}}}}"#),
         format!(r#"{{"type":"agent.auth.revoked","data":{{"agentId":"{id}","metadata":{{}},"metadata":{{}}}}}}"#),
+        format!(
+            r#"{{"type":"agent.auth.revoked","data":{{"agentId":"{id}","reason":{}{}}}}}"#,
+            "[".repeat(1000),
+            "]".repeat(1000)
+        ),
         format!(r#"{{"type":"agent.auth.issued","type":"agent.auth.revoked","data":{{"agentId":"{id}"}}}}"#),
         format!(r#"{{"type":"agent.auth.revoked","data":{{"agentId":"{id}"}},"x":"{}"}}"#, "x".repeat(MAX_EVENT_BYTES)),
         format!(r#"{{"type":"agent.auth.revoked","type":7,"data":{{"agentId":"{id}"}}}}"#),
