@@ -1,0 +1,134 @@
+//! What every entry point has in hand: the bindings, the settings, the log, randomness.
+//!
+//! One `App` per request, batch, alarm or scheduled run; a clone is cheap. The
+//! settings are parsed once per isolate, as an isolate's variables never change.
+//! No decision is made here.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use worker::{Context, D1Database, Env, Queue, Stub};
+
+use crate::clock;
+use crate::config::{Config, Fault};
+use crate::log::Log;
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::Ulid;
+
+thread_local! {
+    static CONFIG: OnceCell<Result<Rc<Config>, Rc<Vec<Fault>>>> = const { OnceCell::new() };
+}
+
+/// Names of the bindings (WIRE.md §9).
+pub mod binding {
+    /// D1.
+    pub const DB: &str = "DB";
+    /// `AgentRelaySession` objects.
+    pub const AGENT_RELAY_SESSION: &str = "AGENT_RELAY_SESSION";
+    /// `ProxyTrustState` objects.
+    pub const PROXY_TRUST_STATE: &str = "PROXY_TRUST_STATE";
+    /// Producer of the events queue.
+    pub const EVENTS_QUEUE: &str = "EVENTS_QUEUE";
+    /// Producer of the receipts queue.
+    pub const RECEIPT_QUEUE: &str = "RECEIPT_QUEUE";
+}
+
+/// The surroundings of one request, batch, alarm or scheduled run.
+#[derive(Clone)]
+pub struct App {
+    /// Bindings and variables.
+    pub env: Env,
+    /// The settings, checked.
+    pub config: Rc<Config>,
+    /// The log.
+    pub log: Log,
+    ctx: Option<Rc<Context>>,
+}
+
+impl App {
+    /// Made at the start of every entry point. Durable Objects have no `ctx`.
+    ///
+    /// # Errors
+    /// All faults of the settings.
+    pub fn new(env: Env, ctx: Option<Context>) -> Result<Self, Rc<Vec<Fault>>> {
+        let config = CONFIG.with(|cell| cell.get_or_init(|| load(&env)).clone())?;
+        Ok(Self {
+            env,
+            config,
+            log: Log,
+            ctx: ctx.map(Rc::new),
+        })
+    }
+
+    /// Unix time, milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        clock::now_ms()
+    }
+
+    /// Random bytes from the platform's generator.
+    ///
+    /// # Errors
+    /// The generator failed: the caller must refuse, never go on with zeros.
+    pub fn random<const N: usize>(&self) -> Result<[u8; N], getrandom::Error> {
+        let mut bytes = [0; N];
+        getrandom::fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A new ULID of this moment.
+    ///
+    /// # Errors
+    /// As `random`.
+    pub fn new_ulid(&self) -> Result<Ulid, getrandom::Error> {
+        Ok(Ulid::from_parts(self.now_ms(), self.random()?))
+    }
+
+    /// Runs `future` after the answer; in a Durable Object beside it.
+    pub fn wait_until(&self, future: impl Future<Output = ()> + 'static) {
+        match &self.ctx {
+            Some(ctx) => ctx.wait_until(future),
+            None => wasm_bindgen_futures::spawn_local(future),
+        }
+    }
+
+    /// The trust object of the agent with this ULID.
+    ///
+    /// # Errors
+    /// The binding is missing.
+    pub fn trust_object(&self, agent: Ulid) -> worker::Result<Stub> {
+        self.env
+            .durable_object(binding::PROXY_TRUST_STATE)?
+            .get_by_name(&agent.to_string())
+    }
+
+    /// The relay session of this agent.
+    ///
+    /// # Errors
+    /// The binding is missing.
+    pub fn relay_object(&self, agent: &AgentDid) -> worker::Result<Stub> {
+        self.env
+            .durable_object(binding::AGENT_RELAY_SESSION)?
+            .get_by_name(agent.as_str())
+    }
+
+    /// D1.
+    ///
+    /// # Errors
+    /// The binding is missing.
+    pub fn db(&self) -> worker::Result<D1Database> {
+        self.env.d1(binding::DB)
+    }
+
+    /// A queue's producer.
+    ///
+    /// # Errors
+    /// The binding is missing.
+    pub fn queue(&self, name: &str) -> worker::Result<Queue> {
+        self.env.queue(name)
+    }
+}
+
+fn load(env: &Env) -> Result<Rc<Config>, Rc<Vec<Fault>>> {
+    let lookup = |name: &str| env.var(name).ok().map(|value| value.to_string());
+    Config::parse(lookup).map(Rc::new).map_err(Rc::new)
+}

@@ -1,0 +1,155 @@
+use std::collections::HashMap;
+
+use super::*;
+
+fn parse(pairs: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let mut env: HashMap<String, String> = [
+        ("ENVIRONMENT", "staging"),
+        ("REGISTRY_INTERNAL_SERVICE_ID", "proxy"),
+        ("REGISTRY_INTERNAL_SERVICE_SECRET", "s3cret-value"),
+    ]
+    .into_iter()
+    .chain(pairs.iter().copied())
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect();
+    env.retain(|_, value| value != "<unset>");
+    Config::parse(|name| env.get(name).cloned()).map_err(|faults| {
+        faults
+            .into_iter()
+            .map(|f| format!("{} {}", f.variable, f.message))
+            .collect()
+    })
+}
+
+#[test]
+fn defaults_are_those_of_the_wire() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.environment, Environment::Staging);
+    assert_eq!(
+        config.registry.url.as_str(),
+        "https://dev.registry.clawdentity.com/"
+    );
+    assert_eq!(
+        config.registry.expected_issuer.as_str(),
+        "https://dev.registry.clawdentity.com"
+    );
+    assert_eq!(config.registry.validate_path, "/v1/agents/auth/validate");
+    assert_eq!(
+        (config.crl.refresh_interval_ms, config.crl.max_age_ms),
+        (900_000, 3_600_000)
+    );
+    assert_eq!(config.crl.stale_behavior, CrlStaleBehavior::FailOpen);
+    assert_eq!(
+        (config.rate.agent_requests, config.rate.agent_window_ms),
+        (60, 60_000)
+    );
+    assert_eq!((config.relay.max_messages, config.relay.ttl_ms), (500, 3_600_000));
+    assert_eq!(config.relay.max_frame_bytes, 1_048_576);
+    assert!(!config.inject_identity);
+    assert_eq!(
+        (config.version.as_str(), config.version_source),
+        (CRATE_VERSION, "crate")
+    );
+    let production = parse(&[("ENVIRONMENT", "production")]).unwrap();
+    assert_eq!(
+        production.registry.url.as_str(),
+        "https://registry.clawdentity.com/"
+    );
+}
+
+#[test]
+fn older_names_stand_in_and_blank_is_unset() {
+    let config = parse(&[
+        ("REGISTRY_URL", "  "),
+        ("CLAWDENTITY_REGISTRY_URL", "http://127.0.0.1:8788"),
+        ("REGISTRY_INTERNAL_SERVICE_ID", "<unset>"),
+        ("BOOTSTRAP_INTERNAL_SERVICE_ID", "old"),
+        ("PROXY_VERSION", "1.2.3"),
+        ("INJECT_IDENTITY_INTO_MESSAGE", "On"),
+        ("LISTEN_PORT", "not looked at"),
+    ])
+    .unwrap();
+    assert_eq!(config.registry.expected_issuer.as_str(), "http://127.0.0.1:8788");
+    assert_eq!(config.registry.service_id.expose(), "old");
+    assert_eq!(
+        (config.version.as_str(), config.version_source),
+        ("1.2.3", "PROXY_VERSION")
+    );
+    assert!(config.inject_identity);
+}
+
+#[test]
+fn every_fault_is_reported_at_once_and_nothing_secret_with_it() {
+    let faults = parse(&[
+        ("ENVIRONMENT", "prod"),
+        ("REGISTRY_URL", "ftp://x"),
+        ("REGISTRY_INTERNAL_SERVICE_SECRET", "<unset>"),
+        ("CRL_REFRESH_INTERVAL_MS", "15m"),
+        ("CRL_STALE_BEHAVIOR", "open"),
+        ("RELAY_RETRY_INITIAL_MS", "60000"),
+        ("RELAY_RETRY_JITTER_RATIO", "1.5"),
+        ("AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE", "+5"),
+        ("INJECT_IDENTITY_INTO_MESSAGE", "maybe"),
+        ("ALLOW_ALL_VERIFIED", "false"),
+        ("ADMIN_TOKEN", "short-and-secret"),
+    ])
+    .unwrap_err();
+    expect_test::expect![[r#"
+        [
+            "ALLOW_ALL_VERIFIED is no longer supported: remove it",
+            "ENVIRONMENT must be one of local, development, staging, production",
+            "REGISTRY_URL must be an http(s) URL with a host and no user info",
+            "REGISTRY_INTERNAL_SERVICE_SECRET is required",
+            "CRL_REFRESH_INTERVAL_MS must be a whole number from 1 to 86400000",
+            "CRL_STALE_BEHAVIOR must be one of fail-open, fail-closed",
+            "AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE must be a whole number from 1 to 1000000",
+            "INJECT_IDENTITY_INTO_MESSAGE must be true, 1, yes, on or false, 0, no, off",
+            "RELAY_RETRY_MAX_MS must not be below RELAY_RETRY_INITIAL_MS",
+            "RELAY_RETRY_JITTER_RATIO must be a number from 0 to 1",
+            "ADMIN_TOKEN must be 32-1024 visible characters",
+        ]
+    "#]]
+    .assert_debug_eq(&faults);
+    assert!(!format!("{faults:?}").contains("short-and-secret"));
+}
+
+/// README.md's table of settings is `SETTINGS`, row for row.
+#[test]
+fn readme_lists_every_setting() {
+    let readme = include_str!("../../README.md");
+    let rows: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.matches('|').count() == 5)
+        .collect();
+    let expected: Vec<String> = SETTINGS.iter().map(readme_row).collect();
+    assert_eq!(
+        rows,
+        expected,
+        "the README's table should be:\n{}",
+        expected.join("\n")
+    );
+}
+
+fn readme_row(setting: &Setting) -> String {
+    let aliases: String = setting
+        .aliases
+        .iter()
+        .map(|alias| format!(", `{alias}`"))
+        .collect();
+    let default = if setting.default.is_empty() {
+        String::new()
+    } else {
+        format!("`{}`", setting.default)
+    };
+    let values = match setting.kind {
+        Kind::Text(what) | Kind::Secret(what) => what.to_owned(),
+        Kind::OneOf(words) => words.join(", "),
+        Kind::Flag => "true, false".to_owned(),
+        Kind::Int { min, max } => format!("{min} to {max}"),
+        Kind::Ratio { min, max } => format!("{min} to {max}"),
+    };
+    format!(
+        "| `{}`{aliases} | {default} | {values} | {} |",
+        setting.name, setting.about
+    )
+}

@@ -1,0 +1,131 @@
+//! An import never runs upward (DESIGN.md §5, ARCHITECTURE.md "Rooms").
+//!
+//! Reads the sources and holds every `crate::…` path in them against the table below.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a test program: a failure is a finding
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room of `src/`, and the rooms it may use besides itself.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("protocol", &[]),
+    ("core", &["protocol"]),
+    ("config", &["protocol", "core"]),
+    ("error", &["protocol", "core"]),
+    ("clock", &[]),
+    ("log", &["protocol", "clock"]),
+    ("app", &["protocol", "core", "config", "log", "clock"]),
+    ("http", &["protocol", "error"]),
+    (
+        "registry",
+        &[
+            "protocol", "core", "config", "error", "log", "clock", "app", "http",
+        ],
+    ),
+    (
+        "trust",
+        &[
+            "protocol", "core", "config", "error", "log", "clock", "app", "http",
+        ],
+    ),
+    (
+        "relay",
+        &[
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
+        ],
+    ),
+    (
+        "routes",
+        &[
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
+            "relay",
+        ],
+    ),
+    (
+        "consumers",
+        &[
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
+            "relay",
+        ],
+    ),
+    ("lib", &["routes", "consumers", "trust"]),
+];
+
+#[test]
+fn no_import_runs_upward() {
+    let mut offences = Vec::new();
+    let mut checked = 0;
+    for file in rust_files(Path::new("src")) {
+        let room = room_of(&file);
+        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+            offences.push(format!(
+                "{}: the room `{room}` is not in the table",
+                file.display()
+            ));
+            continue;
+        };
+        let text = fs::read_to_string(&file).unwrap();
+        for used in used_rooms(&text) {
+            checked += 1;
+            if used != room && !allowed.contains(&used.as_str()) {
+                offences.push(format!("{}: `{room}` uses `{used}`", file.display()));
+            }
+        }
+        let pure = matches!(room.as_str(), "protocol" | "core" | "config" | "error");
+        let code: String = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect();
+        if pure
+            && ["worker::", "js_sys::", "web_sys::", "wasm_bindgen"]
+                .iter()
+                .any(|name| code.contains(name))
+        {
+            offences.push(format!("{}: `{room}` knows of Workers", file.display()));
+        }
+    }
+    assert!(
+        checked > 50,
+        "only {checked} imports found: the test reads the wrong thing"
+    );
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn room_of(file: &Path) -> String {
+    let first = file.components().nth(1).unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The first segment of every `crate::…` path, those in `crate::{…}` groups included.
+fn used_rooms(text: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            assert!(
+                !rest.starts_with('{'),
+                "write one `use crate::room` per line: {line}"
+            );
+            rooms.push(
+                rest.chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect(),
+            );
+        }
+    }
+    rooms
+}
