@@ -1,0 +1,146 @@
+//! Signing keys: `GET /.well-known/claw-keys.json` (WIRE.md §4), decided by `core::registry::keys`.
+
+use std::rc::Rc;
+
+use serde_json::json;
+
+use super::client::{self, Call, Reply};
+use super::{Dependency, Unavailable, durable, state};
+use crate::app::App;
+use crate::clock;
+use crate::core::budget::Budget;
+use crate::core::circuit::{FailureKind, Outcome, Permit};
+use crate::core::pipeline::Refusal;
+use crate::core::provenance::Provenance;
+use crate::core::registry::keys::{KeysDecision, KidDecision, LOOK_AGAIN_MS};
+use crate::protocol::keyset::{KeySet, MAX_KEYSET_BYTES};
+
+const PATH: &str = "/.well-known/claw-keys.json";
+
+type Keys = (Rc<KeySet>, Provenance);
+
+/// The keys a token's `kid` is looked up in.
+///
+/// # Errors
+/// 503: none are known and none can be had.
+pub async fn active(app: &App, budget: &Budget) -> Result<Keys, Refusal> {
+    held(app, budget).await.map_err(Refusal::from)
+}
+
+/// The same for a `kid` that is not among them: refreshed, at most once per cool-down for all such `kid`s.
+///
+/// # Errors
+/// 503: they could not be refreshed, so nobody knows whether the `kid` is a new one.
+pub async fn after_unknown_kid(app: &App, budget: &Budget) -> Result<Keys, Refusal> {
+    refreshed(app, budget).await.map_err(Refusal::from)
+}
+
+pub(super) async fn held(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
+    let mut decision = state::with(app, |desks| desks.keys.decide(false, app.now_ms()));
+    if matches!(decision, KeysDecision::ReadDurable) {
+        let copy = durable::read(app, budget).await;
+        decision = state::with(app, |desks| match copy {
+            Some((keys, fetched_at_ms)) => desks.keys.take_over(Rc::new(keys), fetched_at_ms, app.now_ms()),
+            None => desks.keys.decide(true, app.now_ms()),
+        });
+    }
+    match decision {
+        KeysDecision::Serve {
+            value,
+            provenance,
+            refresh,
+        } => {
+            state::warn_if_stale(
+                app,
+                Dependency::Keys,
+                provenance,
+                app.config.registry.keys_fresh_ms,
+            );
+            if let Some(permit) = refresh {
+                refresh_later(app, permit);
+            }
+            Ok((value, provenance))
+        }
+        KeysDecision::Ask(permit) => fetch(app, budget, permit).await,
+        KeysDecision::Unavailable { retry_after_ms } => Err(Unavailable {
+            dependency: Dependency::Keys,
+            retry_after_ms,
+        }),
+        KeysDecision::ReadDurable => Err(Unavailable::failed(Dependency::Keys)),
+    }
+}
+
+pub(super) async fn refreshed(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
+    loop {
+        match state::with(app, |desks| desks.keys.unknown_kid(app.now_ms())) {
+            KidDecision::Refresh(permit) => return fetch(app, budget, permit).await,
+            KidDecision::CoolingDown => return held(app, budget).await,
+            KidDecision::Wait if budget.timeout_ms(app.now_ms()).is_some() => {
+                clock::sleep_ms(LOOK_AGAIN_MS).await
+            }
+            KidDecision::Wait => return Err(Unavailable::failed(Dependency::Keys)),
+            KidDecision::Unavailable { retry_after_ms } => {
+                return Err(Unavailable {
+                    dependency: Dependency::Keys,
+                    retry_after_ms,
+                });
+            }
+        }
+    }
+}
+
+fn refresh_later(app: &App, permit: Permit) {
+    let background = app.clone();
+    app.wait_until(async move {
+        let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
+        // Its failure is in the log; what is held is served on.
+        let _ = fetch(&background, &budget, permit).await;
+    });
+}
+
+async fn fetch(app: &App, budget: &Budget, permit: Permit) -> Result<Keys, Unavailable> {
+    let asked_at_ms = app.now_ms();
+    let answer = match budget.timeout_ms(asked_at_ms) {
+        Some(timeout_ms) => ask(app, timeout_ms).await.map(Rc::new),
+        None => Err(Outcome::Inconclusive),
+    };
+    let keys = answer.as_ref().ok().cloned();
+    let latest = state::with(app, |desks| {
+        desks.keys.answered(permit, asked_at_ms, answer, app.now_ms())
+    });
+    let keys = keys.ok_or(Unavailable::failed(Dependency::Keys))?;
+    if latest {
+        let (background, keys) = (app.clone(), keys.clone());
+        app.wait_until(async move { durable::write(&background, &keys, asked_at_ms).await });
+    }
+    Ok((keys, Provenance::NETWORK))
+}
+
+async fn ask(app: &App, timeout_ms: u32) -> Result<KeySet, Outcome> {
+    let call = Call {
+        path: PATH,
+        headers: &[],
+        body: None,
+        if_none_match: None,
+        max_body_bytes: MAX_KEYSET_BYTES,
+    };
+    let reply = client::make(app, timeout_ms, &call).await;
+    let problem = match &reply {
+        Reply::Answer {
+            status: 200, body, ..
+        } => match KeySet::parse(body) {
+            // A registry that lost its keys must not make us lose them. One that revoked them all names them.
+            Ok(keys) if keys.is_empty() => "no keys".into(),
+            Ok(keys) => return Ok(keys),
+            Err(error) => error.to_string(),
+        },
+        other => other.describe(),
+    };
+    state::warn(
+        app,
+        "proxy.registry.call_failed",
+        Dependency::Keys,
+        json!(problem),
+    );
+    Err(reply.outcome(FailureKind::Body))
+}

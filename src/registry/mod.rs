@@ -1,0 +1,76 @@
+//! The registry client: four dependencies, each with its own circuit and cache (DESIGN.md §4).
+//!
+//! What is decided is decided by the desks of `core::registry`, of which each isolate
+//! has one set (`state`). The files here ask a desk, make the call it permits
+//! (`client`), read the answer and hand it back: one file a dependency.
+//!
+//! * No borrow of the desks is held across an `await`.
+//! * Nobody waits for another request's call: a refresh is claimed, runs after the
+//!   answer of the request that claimed it (`wait_until`), and the others serve
+//!   what they have. Who must wait for somebody else's call looks again by its own
+//!   timer.
+//! * A request's calls share one `Budget`; a refresh in the background has its own.
+
+pub mod access;
+mod client;
+pub mod crl;
+mod durable;
+pub mod identity;
+pub mod keys;
+mod state;
+
+use crate::core::pipeline::Refusal;
+
+/// What a caller is told to wait when a call failed and the circuit is still closed.
+const RETRY_AFTER_FAILURE_MS: u64 = 5_000;
+
+/// Which dependency: the name in log lines and in `details.dependency`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dependency {
+    Keys,
+    Crl,
+    Access,
+    Identity,
+}
+
+impl Dependency {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "registry_keys",
+            Self::Crl => "registry_crl",
+            Self::Access => "registry_access",
+            Self::Identity => "registry_identity",
+        }
+    }
+}
+
+/// The registry gave no answer, and nothing that is remembered may be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unavailable {
+    dependency: Dependency,
+    retry_after_ms: u64,
+}
+
+impl Unavailable {
+    /// A call that failed.
+    fn failed(dependency: Dependency) -> Self {
+        Self {
+            dependency,
+            retry_after_ms: RETRY_AFTER_FAILURE_MS,
+        }
+    }
+
+    /// `Retry-After`, whole seconds, at least one.
+    fn retry_after_s(self) -> u64 {
+        self.retry_after_ms.div_ceil(1000).max(1)
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::DependencyUnavailable {
+            what: unavailable.dependency.as_str(),
+            retry_after_s: unavailable.retry_after_s(),
+        }
+    }
+}
