@@ -1,0 +1,223 @@
+//! Calls an agent's `ProxyTrustState`.
+//!
+//! A call takes `CALL_TIMEOUT_MS` at most, retries included. What the platform calls retryable is tried again, with a
+//! fresh stub and the same body, so that an admission keeps its attempt id; nothing is tried again on an overloaded
+//! object (`refusals`). Without an answer the caller is refused with 503: replay protection is not optional (DESIGN.md
+//! §4). Everyone who needs a trust object calls it through here.
+
+use std::cell::RefCell;
+
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use wasm_bindgen::JsValue;
+use worker::{Method, Request, RequestInit, Response};
+
+use crate::app::App;
+use crate::clock;
+use crate::core::admission::refusals::{CallFailure, Refusals, retry_pause_ms};
+use crate::core::admission::{
+    AdmitReply, AdmitRequest, CALL_URL, CheckReply, Generation, RevokeReply, RevokeRequest, RevokedWhat,
+    StoreReply, StoreValidation, TrustCall,
+};
+use crate::core::pipeline::{Admission, Refusal, RevokedBy};
+use crate::protocol::ait::Ait;
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::Ulid;
+use crate::protocol::proof::{ProofHeaders, skew_seconds};
+
+pub use crate::core::admission::Validations;
+
+/// One call, with its retries.
+const CALL_TIMEOUT_MS: u64 = 5_000;
+/// What a caller is told to wait when its object gave no answer.
+const RETRY_AFTER_S: u64 = 1;
+
+thread_local! {
+    static REFUSALS: RefCell<Refusals> = RefCell::new(Refusals::new());
+}
+
+/// The object gave no answer. The text is for the log alone.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TrustUnavailable(String);
+
+/// Step 4 of DESIGN.md §2: one call to the caller's object, or none where this isolate was told within the last 30 s
+/// that the agent or its token is revoked.
+///
+/// # Errors
+/// What the object refused, or 503.
+pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Validations>, Refusal> {
+    let agent = ait.sub.ulid();
+    let now_ms = app.now_ms();
+    if let Some(what) = REFUSALS.with_borrow_mut(|refusals| refusals.recall(agent, ait.jti, now_ms)) {
+        return Err(Refusal::Revoked(revoked_by(what)));
+    }
+    let timestamp_s = proof.timestamp.seconds();
+    let request = AdmitRequest {
+        agent: ait.sub.clone(),
+        jti: ait.jti,
+        jti_expires_at_ms: ait.exp_s.saturating_mul(1000),
+        timestamp_s,
+        nonce_hash: proof.nonce.hash(),
+        attempt: app.random().map_err(|_| Refusal::Internal("no randomness"))?,
+    };
+    let reply = call(app, agent, &TrustCall::Admit(request))
+        .await
+        .map_err(|error| {
+            app.log.warn(
+                "proxy.trust.unavailable",
+                json!({ "agentDid": ait.sub.as_str(), "error": error.to_string() }),
+            );
+            Refusal::DependencyUnavailable {
+                what: "trust_state",
+                retry_after_s: RETRY_AFTER_S,
+            }
+        })?;
+    match reply {
+        AdmitReply::Admitted {
+            generation,
+            validations,
+        } => Ok(Admission {
+            generation,
+            validations,
+        }),
+        AdmitReply::Revoked { what } => {
+            REFUSALS.with_borrow_mut(|refusals| refusals.remember(what, agent, ait.jti, now_ms));
+            Err(Refusal::Revoked(revoked_by(what)))
+        }
+        AdmitReply::Replayed => Err(Refusal::Replay),
+        AdmitReply::OverRate { retry_after_s } => Err(Refusal::OverRate {
+            retry_after_s: retry_after_s.into(),
+        }),
+        AdmitReply::Skewed => Err(Refusal::TimestampSkew {
+            skew_s: skew_seconds(app.now_ms(), proof.timestamp),
+        }),
+    }
+}
+
+/// How an agent stands, or the token that opened one of its sockets. For whoever acts for an agent without a request
+/// of it: an open socket, queued mail.
+///
+/// # Errors
+/// No answer: the caller must not act.
+pub async fn check(app: &App, agent: &AgentDid, jti: Option<Ulid>) -> Result<CheckReply, TrustUnavailable> {
+    call(
+        app,
+        agent.ulid(),
+        &TrustCall::Check {
+            agent: agent.clone(),
+            jti,
+        },
+    )
+    .await
+}
+
+/// Writes a revocation to the overlay: from the answer on, nothing of it is admitted.
+///
+/// # Errors
+/// No answer: it must be tried again.
+pub async fn revoke(app: &App, request: RevokeRequest) -> Result<RevokeReply, TrustUnavailable> {
+    call(app, request.agent.ulid(), &TrustCall::Revoke(request)).await
+}
+
+/// Voids what is cached about an agent. Returns the generation that is now in force, for the agent's relay session.
+///
+/// # Errors
+/// No answer: it may or may not have been replaced.
+pub async fn replace_generation(app: &App, agent: &AgentDid) -> Result<Generation, TrustUnavailable> {
+    let reply: RevokeReply = call(
+        app,
+        agent.ulid(),
+        &TrustCall::ReplaceGeneration { agent: agent.clone() },
+    )
+    .await?;
+    Ok(reply.generation)
+}
+
+/// Keeps a validated access token in the agent's object, for isolates that know nothing yet.
+///
+/// # Errors
+/// No answer; nothing depends on it.
+pub async fn store_validation(
+    app: &App,
+    validation: StoreValidation,
+) -> Result<StoreReply, TrustUnavailable> {
+    call(
+        app,
+        validation.agent.ulid(),
+        &TrustCall::StoreValidation(validation),
+    )
+    .await
+}
+
+/// Drops what the agent's object keeps of an access token that the registry refused.
+///
+/// # Errors
+/// No answer; the next refusal tries again.
+pub async fn drop_validation(
+    app: &App,
+    agent: &AgentDid,
+    token_hash: [u8; 32],
+) -> Result<(), TrustUnavailable> {
+    let drop = TrustCall::DropValidation {
+        agent: agent.clone(),
+        token_hash,
+    };
+    call::<StoreReply>(app, agent.ulid(), &drop).await.map(|_| ())
+}
+
+fn revoked_by(what: RevokedWhat) -> RevokedBy {
+    match what {
+        RevokedWhat::Agent => RevokedBy::OverlayAgent,
+        RevokedWhat::Token => RevokedBy::OverlayToken,
+    }
+}
+
+async fn call<R: DeserializeOwned>(app: &App, agent: Ulid, call: &TrustCall) -> Result<R, TrustUnavailable> {
+    let body = serde_json::to_string(call).map_err(|error| TrustUnavailable(error.to_string()))?;
+    let answer = clock::within_ms(CALL_TIMEOUT_MS, answer_of(app, agent, &body)).await;
+    let text = answer.unwrap_or_else(|| Err(TrustUnavailable("no answer in time".into())))?;
+    serde_json::from_str(&text).map_err(|_| TrustUnavailable("an answer that does not parse".into()))
+}
+
+async fn answer_of(app: &App, agent: Ulid, body: &str) -> Result<String, TrustUnavailable> {
+    let mut failures = 0;
+    loop {
+        let error = match try_once(app, agent, body).await {
+            Ok(mut response) if response.status_code() == 200 => {
+                return response
+                    .text()
+                    .await
+                    .map_err(|error| TrustUnavailable(error.to_string()));
+            }
+            Ok(response) => return Err(TrustUnavailable(format!("status {}", response.status_code()))),
+            Err(error) => error,
+        };
+        failures += 1;
+        let Some(pause_ms) = retry_pause_ms(failures, failure(&error)) else {
+            return Err(TrustUnavailable(error.to_string()));
+        };
+        clock::sleep_ms(pause_ms).await;
+    }
+}
+
+async fn try_once(app: &App, agent: Ulid, body: &str) -> worker::Result<Response> {
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post)
+        .with_body(Some(JsValue::from_str(body)));
+    let request = Request::new_with_init(CALL_URL, &init)?;
+    // A stub whose object failed stays broken: each try takes a fresh one.
+    app.trust_object(agent)?.fetch_with_request(request).await
+}
+
+/// The flags are properties of the JavaScript error; what does not have them is not retryable.
+fn failure(error: &worker::Error) -> CallFailure {
+    let original = error.to_js_value();
+    let flag = |name: &str| {
+        js_sys::Reflect::get(&original, &JsValue::from_str(name)).is_ok_and(|value| value.is_truthy())
+    };
+    CallFailure {
+        retryable: flag("retryable"),
+        overloaded: flag("overloaded"),
+    }
+}

@@ -1,0 +1,225 @@
+//! `ProxyTrustState`: the Durable Object of one agent, named by the agent's ULID.
+//!
+//! A thin shell around `core::admission`: it parses a call, runs one synchronous step of the machine and writes what
+//! it says. No step holds the machine across an `await`, so no other call comes between its reads and its writes; the
+//! platform makes the step's writes durable before it lets the answer out. After a storage error the machine is
+//! dropped and woken again from what is stored.
+//!
+//! The one thing waited for is the ledger, at a token's first sight (DESIGN.md §3), before the step. Expiry is one
+//! alarm per bucket, set only when none is pending.
+
+use std::cell::RefCell;
+
+use serde::Serialize;
+use serde_json::json;
+use wasm_bindgen::JsValue;
+use worker::{DurableObject, Env, Request, Response, ResponseBuilder, ScheduledTime, State, durable_object};
+
+use super::ledger;
+use super::tables::SqlTables;
+use crate::app::App;
+use crate::core::admission::{Admission, Generation, Limits, TrustCall, token_expiry_ms};
+use crate::log::Log;
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::Ulid;
+
+/// An alarm that is this late is lost and set again.
+const ALARM_LOST_AFTER_MS: u64 = 5 * 60_000;
+
+/// The object.
+#[durable_object(alarm)]
+pub struct ProxyTrustState {
+    state: State,
+    env: Env,
+    awake: RefCell<Option<Awake>>,
+}
+
+/// What is lost in an eviction and found again.
+struct Awake {
+    machine: Admission<SqlTables>,
+    /// The alarm that is known to be set; after an eviction none is, and setting it again is harmless.
+    alarm_at_ms: Option<u64>,
+}
+
+/// The call cannot be answered; the caller gets 500 and refuses or tries again. For the log.
+struct Failure(String);
+
+impl From<worker::Error> for Failure {
+    fn from(error: worker::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl DurableObject for ProxyTrustState {
+    fn new(state: State, env: Env) -> Self {
+        Self {
+            state,
+            env,
+            awake: RefCell::new(None),
+        }
+    }
+
+    async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
+        let body = request.text().await?;
+        let Ok(call) = serde_json::from_str::<TrustCall>(&body) else {
+            return Response::error("not a call", 400);
+        };
+        match self.answer(call).await {
+            Ok(reply) => Ok(ResponseBuilder::new().fixed(reply.into_bytes())),
+            Err(Failure(error)) => {
+                Log.error("proxy.trust.failed", json!({ "error": error }));
+                Response::error("the call failed", 500)
+            }
+        }
+    }
+
+    async fn alarm(&self) -> worker::Result<Response> {
+        if let Err(Failure(error)) = self.on_alarm() {
+            Log.error("proxy.trust.failed", json!({ "error": error }));
+            // The platform calls the alarm again, later each time.
+            return Err(worker::Error::RustError("the alarm failed".into()));
+        }
+        Response::empty()
+    }
+}
+
+impl ProxyTrustState {
+    async fn answer(&self, call: TrustCall) -> Result<String, Failure> {
+        let app = self.app()?;
+        match call {
+            TrustCall::Admit(request) => {
+                let token = Some((request.jti, request.jti_expires_at_ms));
+                self.ask_ledger(&app, &request.agent, token).await?;
+                self.step(&app, |machine, now_ms| machine.admit(now_ms, &request))
+            }
+            TrustCall::Revoke(request) => {
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, _| machine.revoke(&request, fresh))
+            }
+            TrustCall::ReplaceGeneration { .. } => {
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, _| machine.replace_generation(fresh))
+            }
+            TrustCall::Check { agent, jti } => {
+                let token = jti.map(|jti| (jti, token_expiry_ms(None, app.now_ms())));
+                self.ask_ledger(&app, &agent, token).await?;
+                self.step(&app, |machine, _| machine.check(jti))
+            }
+            TrustCall::StoreValidation(validation) => {
+                self.step(&app, |machine, _| machine.store_validation(&validation))
+            }
+            TrustCall::DropValidation { token_hash, .. } => {
+                self.step(&app, |machine, _| machine.drop_validation(&token_hash))
+            }
+        }
+    }
+
+    fn on_alarm(&self) -> Result<(), Failure> {
+        let app = self.app()?;
+        self.with_awake(&app, |awake, now_ms| {
+            awake.alarm_at_ms = None;
+            awake.machine.on_alarm(now_ms).map(|_| ())
+        })
+    }
+
+    /// Asks the ledger about a token (or, without one, about the agent) that this object has not seen before. A ledger
+    /// that does not answer is a warning: the request goes on under the CRL and the next one asks again.
+    async fn ask_ledger(
+        &self,
+        app: &App,
+        agent: &AgentDid,
+        token: Option<(Ulid, u64)>,
+    ) -> Result<(), Failure> {
+        let jti = token.map(|(jti, _)| jti);
+        if !self.with_awake(app, |awake, _| Ok(awake.machine.needs_ledger(jti)))? {
+            return Ok(());
+        }
+        match ledger::first_sight(app, agent, token).await {
+            Ok(answer) => {
+                let fresh = fresh(app)?;
+                self.with_awake(app, |awake, _| awake.machine.learn(token, answer, fresh))
+            }
+            Err(error) => {
+                let jti = jti.map(|jti| jti.to_string());
+                let fields = json!({ "agentDid": agent.as_str(), "jti": jti, "error": error.to_string() });
+                app.log.warn("proxy.trust.ledger_unavailable", fields);
+                Ok(())
+            }
+        }
+    }
+
+    fn step<R: Serialize>(
+        &self,
+        app: &App,
+        step: impl FnOnce(&mut Admission<SqlTables>, u64) -> worker::Result<R>,
+    ) -> Result<String, Failure> {
+        let reply = self.with_awake(app, |awake, now_ms| step(&mut awake.machine, now_ms))?;
+        serde_json::to_string(&reply).map_err(|error| Failure(error.to_string()))
+    }
+
+    /// One synchronous step on the machine, woken where it sleeps; then the alarm, if one is due and none is pending.
+    fn with_awake<R>(
+        &self,
+        app: &App,
+        step: impl FnOnce(&mut Awake, u64) -> worker::Result<R>,
+    ) -> Result<R, Failure> {
+        let now_ms = app.now_ms();
+        let mut slot = self
+            .awake
+            .try_borrow_mut()
+            .map_err(|_| Failure("a step within a step".into()))?;
+        // Taken out: where the step fails it is not put back, and the next step reads what is stored.
+        let mut awake = match slot.take() {
+            Some(awake) => awake,
+            None => self.wake(app, now_ms)?,
+        };
+        let result = step(&mut awake, now_ms)?;
+        self.arm(&mut awake, now_ms);
+        *slot = Some(awake);
+        Ok(result)
+    }
+
+    fn wake(&self, app: &App, now_ms: u64) -> Result<Awake, Failure> {
+        let rate = &app.config.rate;
+        let limits = Limits {
+            rate_limit: rate.agent_requests,
+            rate_window_ms: rate.agent_window_ms,
+        };
+        let tables = SqlTables::open(self.state.storage().sql())?;
+        Ok(Awake {
+            machine: Admission::wake(tables, limits, now_ms, fresh(app)?)?,
+            alarm_at_ms: None,
+        })
+    }
+
+    fn arm(&self, awake: &mut Awake, now_ms: u64) {
+        let Some(at_ms) = awake.machine.next_alarm_ms() else {
+            return;
+        };
+        let pending = awake
+            .alarm_at_ms
+            .is_some_and(|alarm_ms| now_ms < alarm_ms.saturating_add(ALARM_LOST_AFTER_MS));
+        if pending {
+            return;
+        }
+        awake.alarm_at_ms = Some(at_ms);
+        let storage = self.state.storage();
+        self.state.wait_until(async move {
+            let at = ScheduledTime::new(js_sys::Date::new(&JsValue::from_f64(at_ms as f64)));
+            if let Err(error) = storage.set_alarm(at).await {
+                // Nonces are kept longer than they must; the next wake sets it again.
+                Log.warn("proxy.trust.alarm_not_set", json!({ "error": error.to_string() }));
+            }
+        });
+    }
+
+    fn app(&self) -> Result<App, Failure> {
+        App::new(self.env.clone(), None).map_err(|_| Failure("the settings are not valid".into()))
+    }
+}
+
+fn fresh(app: &App) -> Result<Generation, Failure> {
+    app.random()
+        .map(Generation::from_random)
+        .map_err(|error| Failure(error.to_string()))
+}

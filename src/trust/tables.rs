@@ -1,0 +1,297 @@
+//! The SQL of one agent's object.
+//!
+//! `nonces` has no index but its key, so an admission writes one row. Its key begins with the bucket: forgetting is one
+//! delete over a range. A row of a shape this file does not write is an error, never a guess.
+
+use std::ops::RangeInclusive;
+
+use worker::{Error, Result, SqlStorage, SqlStorageValue as Value};
+
+use crate::core::admission::Generation;
+use crate::core::admission::nonces::LIVE_BUCKETS;
+use crate::core::admission::overlay::TokenRevocation;
+use crate::core::admission::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
+use crate::protocol::ids::Ulid;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nonces (
+  bucket INTEGER NOT NULL, hash BLOB NOT NULL, attempt BLOB NOT NULL, seen_at_ms INTEGER NOT NULL,
+  PRIMARY KEY (bucket, hash)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revoked_tokens (
+  jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen_tokens (
+  jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS validations (
+  token_hash BLOB NOT NULL PRIMARY KEY, jti TEXT NOT NULL, validated_at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+";
+
+/// One look-up an admission. The buckets are named one by one, so that each is a seek and none a scan.
+const FACTS: &str = "
+SELECT
+  (SELECT attempt FROM nonces WHERE hash = ? AND bucket IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) LIMIT 1),
+  EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = ?)";
+const _: () = assert!(LIVE_BUCKETS == 12, "FACTS names this many buckets");
+
+const GENERATION: &str = "generation";
+const AGENT_REVOKED: &str = "agent_revoked";
+const LEDGER_ASKED: &str = "ledger_asked";
+const FORGOTTEN_THROUGH: &str = "forgotten_through";
+
+/// The tables of the object that opened them.
+pub struct SqlTables {
+    sql: SqlStorage,
+}
+
+impl SqlTables {
+    /// Makes the tables where they are not there yet.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn open(sql: SqlStorage) -> Result<Self> {
+        sql.exec(SCHEMA, None)?;
+        Ok(Self { sql })
+    }
+
+    fn rows(&self, query: &str, values: Vec<Value>) -> Result<Vec<Vec<Value>>> {
+        self.sql.exec(query, values)?.raw().collect()
+    }
+
+    fn run(&self, query: &str, values: Vec<Value>) -> Result<()> {
+        self.sql.exec(query, values).map(|_| ())
+    }
+
+    fn put_meta(&self, name: &str, value: String) -> Result<()> {
+        let query = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.run(query, vec![name.into(), value.into()])
+    }
+
+    fn bucket(&self, query: &str, values: Vec<Value>) -> Result<Option<u64>> {
+        match self.rows(query, values)?.pop().as_deref() {
+            Some([Value::Null]) => Ok(None),
+            Some([value]) => number(value).map(Some),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn tokens(&self) -> Result<Vec<(Ulid, u64)>> {
+        let rows = self.rows("SELECT jti, expires_at_ms FROM seen_tokens", vec![])?;
+        let token = |row: Vec<Value>| match row.as_slice() {
+            [jti, expiry] => Ok((ulid(jti)?, number(expiry)?)),
+            _ => Err(unexpected()),
+        };
+        rows.into_iter().map(token).collect()
+    }
+
+    fn validations(&self) -> Result<Vec<Validation>> {
+        let rows = self.rows("SELECT token_hash, jti, validated_at_ms FROM validations", vec![])?;
+        let validation = |row: Vec<Value>| match row.as_slice() {
+            [hash, jti, at] => Ok(Validation {
+                token_hash: bytes(hash)?,
+                jti: ulid(jti)?,
+                validated_at_ms: number(at)?,
+            }),
+            _ => Err(unexpected()),
+        };
+        rows.into_iter().map(validation).collect()
+    }
+}
+
+impl Tables for SqlTables {
+    type Error = Error;
+
+    fn load(&self, seen_after_ms: u64) -> Result<Stored> {
+        let mut stored = Stored {
+            oldest_bucket: self.bucket("SELECT MIN(bucket) FROM nonces", vec![])?,
+            seen_tokens: self.tokens()?,
+            validations: self.validations()?,
+            ..Stored::default()
+        };
+        for row in self.rows(
+            "SELECT seen_at_ms FROM nonces WHERE seen_at_ms > ?",
+            vec![integer(seen_after_ms)],
+        )? {
+            stored
+                .seen_at_ms
+                .push(number(row.first().ok_or_else(unexpected)?)?);
+        }
+        for row in self.rows("SELECT name, value FROM meta", vec![])? {
+            let [Value::String(name), Value::String(value)] = row.as_slice() else {
+                return Err(unexpected());
+            };
+            match name.as_str() {
+                GENERATION => stored.generation = Some(value.parse().map_err(|_| unexpected())?),
+                FORGOTTEN_THROUGH => {
+                    stored.forgotten_through = Some(value.parse().map_err(|_| unexpected())?)
+                }
+                AGENT_REVOKED => stored.agent_revoked = true,
+                LEDGER_ASKED => stored.ledger_asked = true,
+                _ => return Err(unexpected()),
+            }
+        }
+        Ok(stored)
+    }
+
+    fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts> {
+        let mut values: Vec<Value> = vec![hash.to_vec().into()];
+        for bucket in buckets {
+            values.push(integer(bucket));
+        }
+        values.push(jti.to_string().into());
+        match self.rows(FACTS, values)?.pop().as_deref() {
+            Some([attempt, revoked]) => Ok(Facts {
+                attempt: match attempt {
+                    Value::Null => None,
+                    attempt => Some(bytes(attempt)?),
+                },
+                token_revoked: number(revoked)? != 0,
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn token_revoked(&self, jti: Ulid) -> Result<bool> {
+        let rows = self.rows(
+            "SELECT 1 FROM revoked_tokens WHERE jti = ?",
+            vec![jti.to_string().into()],
+        )?;
+        Ok(!rows.is_empty())
+    }
+
+    fn insert_nonce(&self, row: &NonceRow) -> Result<()> {
+        self.run(
+            "INSERT INTO nonces (bucket, hash, attempt, seen_at_ms) VALUES (?, ?, ?, ?)",
+            vec![
+                integer(row.bucket),
+                row.hash.to_vec().into(),
+                row.attempt.to_vec().into(),
+                integer(row.seen_at_ms),
+            ],
+        )
+    }
+
+    fn forget_nonces(&self, through: u64) -> Result<Forgotten> {
+        let highest = self.bucket(
+            "SELECT MAX(bucket) FROM nonces WHERE bucket <= ?",
+            vec![integer(through)],
+        )?;
+        if let Some(highest) = highest {
+            let mark = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name)
+                DO UPDATE SET value = MAX(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))";
+            self.run(mark, vec![FORGOTTEN_THROUGH.into(), highest.to_string().into()])?;
+            self.run("DELETE FROM nonces WHERE bucket <= ?", vec![integer(through)])?;
+        }
+        Ok(Forgotten {
+            highest,
+            oldest_left: self.bucket("SELECT MIN(bucket) FROM nonces", vec![])?,
+        })
+    }
+
+    fn put_generation(&self, generation: Generation) -> Result<()> {
+        self.run("DELETE FROM validations", vec![])?;
+        self.put_meta(GENERATION, generation.to_string())
+    }
+
+    fn put_agent_revoked(&self) -> Result<()> {
+        self.put_meta(AGENT_REVOKED, "1".into())
+    }
+
+    fn put_token_revoked(&self, token: &TokenRevocation) -> Result<bool> {
+        let jti: Value = token.jti.to_string().into();
+        let standing = self.rows(
+            "SELECT expires_at_ms FROM revoked_tokens WHERE jti = ?",
+            vec![jti.clone()],
+        )?;
+        if let Some(standing) = standing.first().and_then(|row| row.first())
+            && number(standing)? >= token.expires_at_ms
+        {
+            return Ok(false);
+        }
+        let query = "INSERT INTO revoked_tokens (jti, expires_at_ms) VALUES (?, ?)
+            ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
+        self.run(query, vec![jti, integer(token.expires_at_ms)])?;
+        Ok(true)
+    }
+
+    fn put_ledger_asked(&self) -> Result<()> {
+        self.put_meta(LEDGER_ASKED, "1".into())
+    }
+
+    fn put_seen_token(&self, jti: Ulid, expires_at_ms: u64) -> Result<()> {
+        let query = "INSERT INTO seen_tokens (jti, expires_at_ms) VALUES (?, ?)
+            ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
+        self.run(query, vec![jti.to_string().into(), integer(expires_at_ms)])
+    }
+
+    fn delete_seen_token(&self, jti: Ulid) -> Result<()> {
+        self.run(
+            "DELETE FROM seen_tokens WHERE jti = ?",
+            vec![jti.to_string().into()],
+        )
+    }
+
+    fn put_validation(&self, validation: &Validation) -> Result<()> {
+        let query = "INSERT INTO validations (token_hash, jti, validated_at_ms) VALUES (?, ?, ?)
+            ON CONFLICT (token_hash) DO UPDATE SET jti = excluded.jti, validated_at_ms = excluded.validated_at_ms";
+        let hash = validation.token_hash.to_vec();
+        self.run(
+            query,
+            vec![
+                hash.into(),
+                validation.jti.to_string().into(),
+                integer(validation.validated_at_ms),
+            ],
+        )
+    }
+
+    fn delete_validation(&self, token_hash: &[u8; 32]) -> Result<()> {
+        self.run(
+            "DELETE FROM validations WHERE token_hash = ?",
+            vec![token_hash.to_vec().into()],
+        )
+    }
+
+    fn sweep_tokens(&self, expired_before_ms: u64) -> Result<()> {
+        let before = integer(expired_before_ms);
+        self.run(
+            "DELETE FROM revoked_tokens WHERE expires_at_ms < ?",
+            vec![before.clone()],
+        )?;
+        self.run("DELETE FROM seen_tokens WHERE expires_at_ms < ?", vec![before])
+    }
+}
+
+/// A time or a bucket. One beyond what JavaScript can count stands for "never" and is cut to the last it can.
+fn integer(value: u64) -> Value {
+    const MAX_SAFE: i64 = (1 << 53) - 1;
+    Value::Integer(i64::try_from(value).unwrap_or(MAX_SAFE).min(MAX_SAFE))
+}
+
+fn number(value: &Value) -> Result<u64> {
+    match value {
+        Value::Integer(value) => u64::try_from(*value).map_err(|_| unexpected()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn bytes<const N: usize>(value: &Value) -> Result<[u8; N]> {
+    match value {
+        Value::Blob(bytes) => bytes.as_slice().try_into().map_err(|_| unexpected()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn ulid(value: &Value) -> Result<Ulid> {
+    match value {
+        Value::String(text) => Ulid::parse(text).map_err(|_| unexpected()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> Error {
+    Error::RustError("a stored row is not of the shape that is written".into())
+}
