@@ -1,0 +1,211 @@
+//! A message arrives for this agent.
+//!
+//! Steps: known already: its outcome is repeated, whatever it is; the agent revoked: dead-lettered at once; the queue
+//! full: refused, nothing kept; else written, and sent where it can go out at once. A caller that waits is answered
+//! when the message is no longer in flight, 15 s at most; the answer is what is stored then.
+
+use std::rc::Rc;
+
+use futures_channel::oneshot;
+use serde_json::json;
+
+use super::protocol::{DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
+use super::session::{Awake, Failure, Moment, Session};
+use super::tables::{First, KeptDelivery, NewDelivery, Outgoing};
+use crate::clock;
+use crate::core::relay_queue::{DeadReason, Launch, Offer, Taken};
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::{MessageId, Ulid};
+
+/// Where a message ended up in its first step.
+enum Placed {
+    Full,
+    At {
+        seq: u64,
+        in_flight: Option<oneshot::Receiver<()>>,
+    },
+}
+
+impl Session {
+    /// `RelayCall::Deliver`.
+    pub async fn deliver(
+        self: &Rc<Self>,
+        agent: &AgentDid,
+        call: DeliverCall<'_>,
+    ) -> Result<RelayReply, Failure> {
+        let (placed, ack_timeout_ms) = self.step(|awake, moment| {
+            awake.belongs_to(agent);
+            Ok((
+                awake.place(&call, moment)?,
+                moment.app.config.relay.ack_timeout_ms,
+            ))
+        })?;
+        let (seq, in_flight) = match placed {
+            Placed::Full => return Ok(RelayReply::QueueFull),
+            Placed::At { seq, in_flight } => (seq, in_flight),
+        };
+        if let Some(in_flight) = in_flight {
+            // Told, timed out, or dropped with the memory it was in: what is stored decides.
+            clock::within_ms(ack_timeout_ms, in_flight).await;
+        }
+        self.step(|awake, _| {
+            let kept = awake
+                .tables
+                .by_seq(seq)?
+                .ok_or_else(|| Failure::new("a delivery that vanished"))?;
+            Ok(RelayReply::Delivery(awake.delivery(&kept)))
+        })
+    }
+
+    /// `RelayCall::FindDelivery`.
+    pub fn find_delivery(self: &Rc<Self>, sender: &AgentDid, id: &MessageId) -> Result<RelayReply, Failure> {
+        self.step(|awake, _| {
+            Ok(match awake.tables.by_either_id(sender, id)? {
+                Some(kept) => RelayReply::Found(FoundDelivery {
+                    request_id: kept.request_id,
+                    delivery_id: kept.deliver_id,
+                    state: kept.state,
+                    reason: kept.reason,
+                    expires_at_ms: kept.expires_at_ms,
+                    status_updated_at_ms: kept.status_updated_at_ms,
+                }),
+                None => RelayReply::NotFound,
+            })
+        })
+    }
+}
+
+impl Awake {
+    fn place(&mut self, call: &DeliverCall<'_>, moment: &Moment) -> Result<Placed, Failure> {
+        if let Some(kept) = self.tables.by_request(&call.sender, &call.request_id)? {
+            return Ok(self.placed(kept.seq, call.wait));
+        }
+        self.store_agent()?;
+        let deliver_id = self.frame_id(&call.request_id, moment)?;
+        let expires_at_ms = moment.outcome_expires_at_ms();
+        let new = |seq, first| NewDelivery {
+            seq,
+            request_id: &call.request_id,
+            sender: &call.sender,
+            deliver_id,
+            first,
+            now_ms: moment.now_ms,
+            expires_at_ms,
+            delivery_source: call.delivery_source.as_deref(),
+            content_type: call.content_type.as_deref(),
+            group_id: call.group_id,
+            conversation_id: call.conversation_id.as_deref(),
+            reply_to: call.reply_to.as_deref(),
+        };
+        if self.revoked {
+            let reason = Some(DeadReason::RecipientRevoked.as_str().to_owned());
+            let seq = self.queue.number();
+            self.tables.insert(new(
+                seq,
+                First::Done {
+                    state: DeliveryState::DeadLettered,
+                    reason,
+                },
+            ))?;
+            self.will_sweep(expires_at_ms);
+            if let Some(kept) = self.tables.by_seq(seq)? {
+                self.tell_dead_letter(&kept, moment)?;
+            }
+            return Ok(self.placed(seq, false));
+        }
+        let payload = call.payload.get();
+        let offer = Offer {
+            sender: call.sender.clone(),
+            bytes: payload.len() as u64,
+            expires_at_ms,
+            admitted: call.sender_admitted,
+        };
+        let (seq, launch) = match self.queue.offer(offer, moment.now_ms) {
+            Taken::Full => return Ok(self.full(call, moment)),
+            Taken::Queued { seq } => (seq, None),
+            Taken::Launched(launch) => (launch.seq, Some(launch)),
+        };
+        let socket_id = self
+            .socket
+            .as_ref()
+            .map(|socket| socket.it.socket_id.clone())
+            .unwrap_or_default();
+        let first = First::Live {
+            launch: launch.map(|launch| (launch, socket_id)),
+            payload: payload.to_owned(),
+        };
+        self.tables.insert(new(seq, first))?;
+        self.frames.insert(deliver_id, seq);
+        self.frame_of.insert(seq, deliver_id);
+        if let Some(launch) = launch {
+            self.send_new(call, deliver_id, launch, moment)?;
+        }
+        Ok(self.placed(seq, call.wait))
+    }
+
+    fn send_new(
+        &mut self,
+        call: &DeliverCall<'_>,
+        deliver_id: Ulid,
+        launch: Launch,
+        moment: &Moment,
+    ) -> Result<(), Failure> {
+        let outgoing = Outgoing {
+            sender: call.sender.clone(),
+            deliver_id,
+            payload: call.payload.get().to_owned(),
+            delivery_source: call.delivery_source.clone(),
+            content_type: call.content_type.clone(),
+            group_id: call.group_id,
+            conversation_id: call.conversation_id.clone(),
+            reply_to: call.reply_to.clone(),
+        };
+        self.send_delivery(&outgoing, launch, moment)
+    }
+
+    /// Where a message is, with something to wait on where it is in flight and that is wanted.
+    fn placed(&mut self, seq: u64, wait: bool) -> Placed {
+        let in_flight = (wait && self.queue.is_in_flight(seq)).then(|| {
+            let (told, wait) = oneshot::channel();
+            self.waiting.entry(seq).or_default().push(told);
+            wait
+        });
+        Placed::At { seq, in_flight }
+    }
+
+    /// The request's id where it is a ULID that nobody else's message has here, else one of its own: two senders must
+    /// never share one (WIRE.md §6). It is also what callers know as `deliveryId`.
+    fn frame_id(&self, request_id: &MessageId, moment: &Moment) -> Result<Ulid, Failure> {
+        if let Some(id) = request_id.as_ulid()
+            && !self.tables.frame_id_is_used(id)?
+        {
+            return Ok(id);
+        }
+        Ok(moment.app.new_ulid()?)
+    }
+
+    fn full(&self, call: &DeliverCall<'_>, moment: &Moment) -> Placed {
+        let fields = json!({
+            "agentDid": self.agent.as_ref().map(|agent| agent.as_str()),
+            "senderAgentDid": call.sender.as_str(),
+            "queueDepth": self.queue.depth(),
+            "queuedBytes": self.queue.bytes(),
+        });
+        moment.app.log.warn("proxy.relay.queue_full", fields);
+        Placed::Full
+    }
+
+    fn delivery(&self, kept: &KeptDelivery) -> Delivery {
+        Delivery {
+            delivery_id: kept.deliver_id,
+            state: kept.state,
+            queue_depth: count(self.queue.depth()),
+            connected_sockets: u32::from(self.socket.is_some()),
+        }
+    }
+}
+
+/// A count of ours, far below its type's limit.
+pub(super) fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

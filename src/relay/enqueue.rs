@@ -1,0 +1,265 @@
+//! `enqueue` frames: messages that come in on an open socket (WIRE.md §6).
+//!
+//! A frame is let in by its rate at once, then waits for its turn: frames to one recipient are passed on one after the
+//! other, in the order they came, so that they arrive in it; a recipient that is slow keeps only its own waiting. Then
+//! trust is asked, as of the generation the socket knows, and the message goes to the recipient's session. Every frame
+//! whose id could be read is answered. One whose turn comes after its token was revoked, or its socket closed by us, is
+//! not passed on: the connector has no answer and sends it again on another socket, fully checked.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use futures_channel::oneshot;
+use serde_json::json;
+use worker::WebSocket;
+
+use super::client::{self, RelayError};
+use super::protocol::{DeliverCall, RelayCall, RelayReply};
+use super::session::{Awake, Failure, Moment, Session};
+use super::sockets::{self, Underway};
+use crate::app::App;
+use crate::clock;
+use crate::core::admission::Generation;
+use crate::core::budget::Budget;
+use crate::protocol::did::AgentDid;
+use crate::protocol::frame::{self, Deliver, Enqueue, SOURCE_ENQUEUE};
+use crate::protocol::ids::{GroupId, Ulid};
+use crate::registry::identity;
+use crate::trust::store;
+
+/// Frames of one agent that wait for their turn, in bytes: they are in memory.
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// How long a frame may take from its turn on; whoever is behind it waits no longer than this.
+const PASS_ON_TIMEOUT_MS: u64 = 20_000;
+
+/// Whose turn it is, by recipient.
+#[derive(Default)]
+pub struct Turns {
+    last: HashMap<AgentDid, (u64, oneshot::Receiver<()>)>,
+    next_number: u64,
+    waiting_bytes: usize,
+}
+
+/// A frame on its way.
+pub struct Job {
+    enqueue: Enqueue,
+    ws: WebSocket,
+    sender: AgentDid,
+    generation: Generation,
+    underway: Rc<Underway>,
+    number: u64,
+    before: Option<oneshot::Receiver<()>>,
+    done: oneshot::Sender<()>,
+}
+
+impl Session {
+    /// Lets a frame in, in its place, or answers it.
+    pub(super) fn take_enqueue(
+        &self,
+        awake: &mut Awake,
+        enqueue: Enqueue,
+        ws: WebSocket,
+        moment: &Moment,
+    ) -> Result<Option<Job>, Failure> {
+        if !awake.admit_enqueue(moment)? {
+            awake.answer_enqueue(&ws, enqueue.id, Err("rate limit exceeded"), moment)?;
+            return Ok(None);
+        }
+        let Some(it) = sockets::attachment(&ws) else {
+            return Ok(None);
+        };
+        let mut turns = self.turns.borrow_mut();
+        let bytes = turns.waiting_bytes.saturating_add(enqueue.payload.get().len());
+        if bytes > MAX_WAITING_BYTES {
+            drop(turns);
+            awake.answer_enqueue(
+                &ws,
+                enqueue.id,
+                Err("too much is waiting to be passed on"),
+                moment,
+            )?;
+            return Ok(None);
+        }
+        turns.waiting_bytes = bytes;
+        turns.next_number += 1;
+        let number = turns.next_number;
+        let (done, turn) = oneshot::channel();
+        let before = turns
+            .last
+            .insert(enqueue.to.clone(), (number, turn))
+            .map(|(_, before)| before);
+        let (underway, sender, generation) = (self.begin(it.jti), it.agent, it.generation);
+        Ok(Some(Job {
+            enqueue,
+            ws,
+            sender,
+            generation,
+            underway,
+            number,
+            before,
+            done,
+        }))
+    }
+
+    /// Waits for the frame's turn, passes it on, answers it.
+    pub async fn pass_on(self: Rc<Self>, mut job: Job) -> Result<(), Failure> {
+        if let Some(before) = job.before.take() {
+            // Done, or dropped with whoever was to do it: either way it is this one's turn.
+            let _ = before.await;
+        }
+        let outcome = self.pass_on_now(&job).await;
+        let mut turns = self.turns.borrow_mut();
+        turns.waiting_bytes = turns
+            .waiting_bytes
+            .saturating_sub(job.enqueue.payload.get().len());
+        if turns
+            .last
+            .get(&job.enqueue.to)
+            .is_some_and(|(number, _)| *number == job.number)
+        {
+            turns.last.remove(&job.enqueue.to);
+        }
+        drop(turns);
+        let Job {
+            enqueue, ws, done, ..
+        } = job;
+        let answered = match outcome {
+            Some(outcome) => {
+                self.step(|awake, moment| awake.answer_enqueue(&ws, enqueue.id, outcome, moment))
+            }
+            None => Ok(()),
+        };
+        drop(done);
+        answered
+    }
+
+    /// Nothing where the frame may no longer be passed on.
+    async fn pass_on_now(self: &Rc<Self>, job: &Job) -> Option<Result<(), &'static str>> {
+        if job.underway.is_revoked() || sockets::attachment(&job.ws).is_none_or(|it| it.closed) {
+            return None;
+        }
+        let passed = clock::within_ms(PASS_ON_TIMEOUT_MS, self.check_and_deliver(job)).await;
+        Some(passed.unwrap_or(Err("the recipient's relay session does not answer")))
+    }
+
+    async fn check_and_deliver(self: &Rc<Self>, job: &Job) -> Result<(), &'static str> {
+        let app = self.app().map_err(|_| "the proxy's settings are not valid")?;
+        // The socket may have learned of a newer one since the frame came.
+        let generation = sockets::attachment(&job.ws).map_or(job.generation, |it| it.generation);
+        let Enqueue {
+            id,
+            to,
+            payload,
+            group_id,
+            conversation_id,
+            reply_to,
+        } = &job.enqueue;
+        if frame_len(job, &app) > app.config.relay.max_frame_bytes {
+            return Err("the message is too large to be delivered");
+        }
+        match group_id {
+            Some(group) => both_members(&app, group, &job.sender, to, generation).await?,
+            None => match store::is_paired(&app, &job.sender, to, generation).await {
+                Ok((true, _)) => {}
+                Ok((false, _)) => return Err("sender and recipient are not paired"),
+                Err(_) => return Err("trust_store_unavailable"),
+            },
+        }
+        if job.underway.is_revoked() {
+            return Err("revoked");
+        }
+        let call = DeliverCall {
+            sender: job.sender.clone(),
+            request_id: (*id).into(),
+            payload,
+            delivery_source: Some(SOURCE_ENQUEUE.to_owned()),
+            content_type: None,
+            group_id: *group_id,
+            conversation_id: conversation_id.clone(),
+            reply_to: reply_to.clone(),
+            sender_admitted: true,
+            wait: false,
+        };
+        let reply = if *to == job.sender {
+            self.deliver(to, call).await.map_err(|_| RelayError::Failed)
+        } else {
+            client::call(&app, to, RelayCall::Deliver(call)).await
+        };
+        match reply {
+            Ok(RelayReply::Delivery(_)) => Ok(()),
+            Ok(RelayReply::QueueFull) => Err("the recipient's queue is full"),
+            Ok(_) | Err(_) => Err("the recipient's relay session does not answer"),
+        }
+    }
+}
+
+impl Awake {
+    /// Counts a frame, in memory and in the attachment.
+    fn admit_enqueue(&mut self, moment: &Moment) -> Result<bool, Failure> {
+        let Some(socket) = &self.socket else {
+            return Ok(false);
+        };
+        let mut window = self.enqueued.later(socket.it.enqueued);
+        let admitted = window.admit(moment.app.config.rate.enqueue_per_minute, moment.now_ms);
+        self.enqueued = window;
+        self.change_socket(moment, |it| it.enqueued = window)?;
+        Ok(admitted)
+    }
+
+    /// Answers on the very socket the frame came in on, as long as that is open.
+    pub(super) fn answer_enqueue(
+        &mut self,
+        ws: &WebSocket,
+        id: Ulid,
+        outcome: Result<(), &str>,
+        moment: &Moment,
+    ) -> Result<(), Failure> {
+        if let Err(reason) = outcome {
+            let agent = self.agent.as_ref().map(|agent| agent.as_str());
+            let fields = json!({ "agentDid": agent, "messageId": id, "reason": reason });
+            moment.app.log.info("proxy.relay.enqueue_refused", fields);
+        }
+        let answer_id = moment.app.new_ulid()?;
+        let text = frame::enqueue_ack(answer_id, moment.now_ms, id, outcome.is_ok(), outcome.err());
+        // A socket that is gone has nobody to tell; its end comes as an event of its own.
+        let _ = ws.send_with_str(&text);
+        Ok(())
+    }
+}
+
+/// Membership of both, of the registry (WIRE.md §5).
+async fn both_members(
+    app: &App,
+    group: &GroupId,
+    sender: &AgentDid,
+    recipient: &AgentDid,
+    generation: Generation,
+) -> Result<(), &'static str> {
+    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
+    for member in [sender, recipient] {
+        match identity::is_member(app, &budget, group, member, generation).await {
+            Ok((true, _)) => {}
+            Ok((false, _)) => return Err("sender and recipient are not both members of the group"),
+            Err(_) => return Err("group membership cannot be looked up now"),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the `deliver` frame this becomes. Its id and time have one length, whatever they will be.
+fn frame_len(job: &Job, app: &App) -> usize {
+    let enqueue = &job.enqueue;
+    let frame = Deliver {
+        id: enqueue.id,
+        ts_ms: app.now_ms(),
+        from: &job.sender,
+        to: &enqueue.to,
+        payload: &enqueue.payload,
+        delivery_source: Some(SOURCE_ENQUEUE),
+        content_type: None,
+        group_id: enqueue.group_id,
+        conversation_id: enqueue.conversation_id.as_deref(),
+        reply_to: enqueue.reply_to.as_deref(),
+    };
+    frame.to_text().len()
+}

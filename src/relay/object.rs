@@ -1,0 +1,114 @@
+//! `AgentRelaySession`: the Durable Object of one agent, named by the agent's DID.
+//!
+//! The platform's methods, each handed to the session. None of them fails: what breaks is logged, the memory it was in
+//! is dropped, and what is stored is read by the next event.
+
+use std::rc::Rc;
+
+use worker::{
+    DurableObject, Env, Request, Response, ResponseBuilder, State, WebSocket, WebSocketIncomingMessage,
+    durable_object,
+};
+
+use super::protocol::{CONNECT_URL, RelayCall, RelayReply, RelayRequest};
+use super::session::{Failure, Session, log_failure};
+
+/// The object.
+#[durable_object]
+pub struct AgentRelaySession {
+    session: Rc<Session>,
+}
+
+impl DurableObject for AgentRelaySession {
+    fn new(state: State, env: Env) -> Self {
+        Self {
+            session: Rc::new(Session::new(state, env)),
+        }
+    }
+
+    async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
+        let answer = if request.inner().url() == CONNECT_URL {
+            self.session.connect(&request).await
+        } else {
+            let body = request.text().await?;
+            let Ok(RelayRequest { agent, call }) = serde_json::from_str(&body) else {
+                return Response::error("not a call", 400);
+            };
+            self.answer(&agent, call)
+                .await
+                .and_then(|reply| Ok(ResponseBuilder::new().from_json(&reply)?))
+        };
+        answer.or_else(|error| {
+            log_failure(&error);
+            Response::error("the call failed", 500)
+        })
+    }
+
+    async fn alarm(&self) -> worker::Result<Response> {
+        self.session.alarm_fired();
+        // Whatever is due, a step does; and it sets the next alarm.
+        if let Err(error) = self.session.step(|_, _| Ok(())) {
+            log_failure(&error);
+            // The platform calls the alarm again, later each time.
+            return Err(worker::Error::RustError("the alarm failed".into()));
+        }
+        Response::empty()
+    }
+
+    async fn websocket_message(
+        &self,
+        ws: WebSocket,
+        message: WebSocketIncomingMessage,
+    ) -> worker::Result<()> {
+        self.logged(self.session.message(ws, message))
+    }
+
+    async fn websocket_close(
+        &self,
+        ws: WebSocket,
+        code: usize,
+        _reason: String,
+        _clean: bool,
+    ) -> worker::Result<()> {
+        self.logged(self.session.closed(&ws, u16::try_from(code).unwrap_or(1000)))
+    }
+
+    async fn websocket_error(&self, ws: WebSocket, _error: worker::Error) -> worker::Result<()> {
+        self.logged(self.session.closed(&ws, 1006))
+    }
+}
+
+impl AgentRelaySession {
+    async fn answer(
+        &self,
+        agent: &crate::protocol::did::AgentDid,
+        call: RelayCall<'_>,
+    ) -> Result<RelayReply, Failure> {
+        let session = &self.session;
+        match call {
+            RelayCall::Deliver(call) => session.deliver(agent, call).await,
+            RelayCall::RecordReceipt(call) => session.record_receipt(agent, &call),
+            RelayCall::PushReceipts(call) => session.keep_receipts(agent, &call),
+            RelayCall::FindDelivery { sender, request_id } => session.find_delivery(&sender, &request_id),
+            RelayCall::GenerationChanged { generation } => session.step(|awake, moment| {
+                awake.change_socket(moment, |it| it.generation = generation)?;
+                Ok(RelayReply::Done)
+            }),
+            RelayCall::RevokeSockets { which } => Ok(RelayReply::Closed {
+                sockets: session.revoke(agent, &which)?,
+            }),
+            RelayCall::LiftRevocation => session.step(|awake, _| {
+                awake.set_revoked(None)?;
+                Ok(RelayReply::Done)
+            }),
+            RelayCall::Inspect => session.inspect(),
+        }
+    }
+
+    fn logged(&self, result: Result<(), Failure>) -> worker::Result<()> {
+        if let Err(error) = result {
+            log_failure(&error);
+        }
+        Ok(())
+    }
+}

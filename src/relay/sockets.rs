@@ -1,0 +1,403 @@
+//! The agent's socket: opening, superseding, what comes in on it, its silence, its end.
+//!
+//! One socket an agent. It hibernates: all that must be known of it after a wake is in its attachment
+//! (`core::relay_queue::socket`). Whoever closes a socket first marks its attachment, because the platform lists a
+//! socket until the other side has answered; nothing but an acceptance is taken from a socket so marked, and that is
+//! true whenever it comes. A socket that ends fails what was in flight on it, at once.
+//!
+//! A revocation may fall between the admission of a connection and its socket. So a connection is `underway` before the
+//! trust object is asked once more, and from that answer on there is no `await` until the socket exists: a revocation
+//! is found by the answer, marks what is underway, or finds the socket. Frames that wait for their turn are underway as
+//! well (`enqueue`).
+
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+
+use serde_json::json;
+use worker::{Request, Response, ResponseBuilder, WebSocket, WebSocketIncomingMessage, WebSocketPair};
+
+use super::protocol::{CONNECT_HEADER, ConnectCall, ConnectRefusal, RevokedSockets};
+use super::session::{Awake, Failure, META_REVOKED, Moment, Session, attachment_text};
+use crate::core::relay_queue::DeadReason;
+use crate::core::relay_queue::socket::{Attachment, SocketStep};
+use crate::protocol::did::AgentDid;
+use crate::protocol::frame::{self, FrameError, InboundFrame};
+use crate::protocol::ids::Ulid;
+use crate::trust;
+
+/// Close codes (RFC 6455 §7.4.1; WIRE.md §6).
+const NORMAL: u16 = 1000;
+const POLICY: u16 = 1008;
+const TOO_BIG: u16 = 1009;
+const BROKEN: u16 = 1011;
+
+/// Receipts pushed in one step; the next step pushes on.
+const MAX_PUSHED: u32 = 100;
+
+/// The agent's socket, and what it remembers.
+pub struct OpenSocket {
+    pub(super) ws: WebSocket,
+    pub(super) it: Attachment,
+}
+
+/// Something of the agent's that began and is not done: a revocation marks it.
+pub struct Underway {
+    jti: Ulid,
+    revoked: Cell<bool>,
+}
+
+impl Underway {
+    /// Whether it was revoked since it began.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.get()
+    }
+}
+
+/// What a socket remembers; nothing where it is not one of ours.
+pub fn attachment(ws: &WebSocket) -> Option<Attachment> {
+    let text: String = ws.deserialize_attachment().ok()??;
+    serde_json::from_str(&text).ok()
+}
+
+impl OpenSocket {
+    /// Writes what it remembers.
+    fn store(&self) -> Result<(), Failure> {
+        Ok(self.ws.serialize_attachment(attachment_text(&self.it))?)
+    }
+
+    fn is(&self, socket_id: &str) -> bool {
+        self.it.socket_id == socket_id
+    }
+
+    /// Marks it and tells the other side; never waits for it.
+    fn close(mut self, code: u16, reason: &str) {
+        self.it.closed = true;
+        // A socket that is gone already takes neither, and needs neither.
+        let _ = self.store();
+        let _ = self.ws.close(Some(code), Some(reason));
+    }
+}
+
+impl Session {
+    /// Opens a socket for the agent: 101, or JSON of a `ConnectRefusal`.
+    ///
+    /// 1. an upgrade, with the header that only the proxy sets;
+    /// 2. neither agent nor token revoked, and the generation still the one of the admission;
+    /// 3. the socket before it is superseded, what was in flight on it has failed;
+    /// 4. receipts and mail go out.
+    pub async fn connect(self: &Rc<Self>, request: &Request) -> Result<Response, Failure> {
+        let Some(call) = connect_call(request) else {
+            return refuse(400, ConnectRefusal::NotAnUpgrade);
+        };
+        let underway = self.begin(call.jti);
+        let standing = trust::client::check(&self.app()?, &call.agent, Some(call.jti)).await;
+        match standing {
+            _ if underway.is_revoked() => refuse(401, ConnectRefusal::Revoked),
+            Err(_) => refuse(503, ConnectRefusal::TrustUnavailable),
+            Ok(standing) if standing.revoked.is_some() => refuse(401, ConnectRefusal::Revoked),
+            // Its session may have ended since: the connector comes again, and all is asked anew.
+            Ok(standing) if standing.generation != call.generation => {
+                refuse(503, ConnectRefusal::TrustUnavailable)
+            }
+            Ok(_) => {
+                let client = self.step(|awake, moment| self.accept(awake, call, moment))?;
+                Ok(Response::from_websocket(client)?)
+            }
+        }
+    }
+
+    /// Enters something that a revocation must find, for as long as what is returned is held.
+    pub(super) fn begin(&self, jti: Ulid) -> Rc<Underway> {
+        let one = Rc::new(Underway {
+            jti,
+            revoked: Cell::new(false),
+        });
+        let mut underway = self.underway.borrow_mut();
+        underway.retain(|other| other.strong_count() > 0);
+        underway.push(Rc::downgrade(&one));
+        one
+    }
+
+    fn accept(&self, awake: &mut Awake, call: ConnectCall, moment: &Moment) -> Result<WebSocket, Failure> {
+        awake.belongs_to(&call.agent);
+        awake.store_agent()?;
+        let socket_id = u64::from_be_bytes(moment.app.random()?);
+        let pair = WebSocketPair::new()?;
+        for ws in self.state.get_websockets() {
+            if let Some(it) = attachment(&ws).filter(|it| !it.closed) {
+                OpenSocket { ws, it }.close(NORMAL, "superseded_by_new_connection");
+            }
+        }
+        awake.let_socket_go();
+        self.state.accept_web_socket(&pair.server);
+        let socket = OpenSocket {
+            ws: pair.server,
+            it: Attachment {
+                socket_id: format!("{socket_id:016x}"),
+                agent: call.agent,
+                owner: call.owner,
+                jti: call.jti,
+                ait_expires_at_ms: call.ait_expires_at_ms,
+                generation: call.generation,
+                opened_at_ms: moment.now_ms,
+                last_seen_ms: moment.now_ms,
+                heartbeat_at_ms: 0,
+                enqueued: awake.enqueued,
+                closed: false,
+            },
+        };
+        socket.store()?;
+        awake.socket = Some(socket);
+        if awake.revoked {
+            // The trust object has just said that it is not.
+            awake.set_revoked(None)?;
+        }
+        let changes = awake.queue.connected(moment.now_ms);
+        awake.apply(changes, moment)?;
+        awake.push_receipts(moment)?;
+        Ok(pair.client)
+    }
+
+    /// A frame came in.
+    pub fn message(self: &Rc<Self>, ws: WebSocket, message: WebSocketIncomingMessage) -> Result<(), Failure> {
+        let job = self.step(|awake, moment| {
+            let Some(it) = attachment(&ws) else {
+                return Ok(None);
+            };
+            awake.belongs_to(&it.agent);
+            let is_current = !it.closed && awake.socket.as_ref().is_some_and(|open| open.is(&it.socket_id));
+            let text = match message {
+                WebSocketIncomingMessage::String(text) => Some(text),
+                WebSocketIncomingMessage::Binary(bytes) => String::from_utf8(bytes).ok(),
+            };
+            if !is_current {
+                awake.late_message(text.as_deref(), moment)?;
+                return Ok(None);
+            }
+            awake.change_socket(moment, |it| it.last_seen_ms = moment.now_ms)?;
+            let Some(text) = text else { return Ok(None) };
+            if text.len() > moment.app.config.relay.max_frame_bytes {
+                awake.close_socket(TOO_BIG, "frame_too_large", moment)?;
+                return Ok(None);
+            }
+            match frame::parse_inbound(&text) {
+                Ok(InboundFrame::Heartbeat { id }) => {
+                    let answer = frame::heartbeat_ack(moment.app.new_ulid()?, moment.now_ms, id);
+                    awake.send(&answer, moment)?;
+                }
+                Ok(InboundFrame::HeartbeatAck { .. }) => {}
+                Ok(InboundFrame::DeliverAck { ack_id, accepted, .. }) => {
+                    awake.acknowledged(ack_id, accepted, true, moment)?;
+                }
+                Ok(InboundFrame::Enqueue(enqueue)) => return self.take_enqueue(awake, enqueue, ws, moment),
+                Err(FrameError::BadEnqueue { id, reason }) => {
+                    awake.answer_enqueue(&ws, id, Err(reason), moment)?;
+                }
+                Err(FrameError::Unreadable | FrameError::Malformed) => {}
+            }
+            Ok(None)
+        })?;
+        if let Some(job) = job {
+            self.beside(self.clone().pass_on(job));
+        }
+        Ok(())
+    }
+
+    /// A socket ended, cleanly or not.
+    pub fn closed(self: &Rc<Self>, ws: &WebSocket, code: u16) -> Result<(), Failure> {
+        let ended = attachment(ws);
+        self.step(|awake, moment| {
+            let is_ended = |open: &OpenSocket| ended.as_ref().is_some_and(|it| open.is(&it.socket_id));
+            if awake.socket.as_ref().is_some_and(is_ended) {
+                awake.socket_ended(code, "closed_by_connector", moment)?;
+            }
+            Ok(())
+        })?;
+        // Answers the close; codes that only a runtime may use are answered by a plain one.
+        let answer = if matches!(code, 1005 | 1006 | 1015) {
+            NORMAL
+        } else {
+            code
+        };
+        let _ = ws.close(Some(answer), Some(""));
+        Ok(())
+    }
+
+    /// Closes what a revocation names; says how many sockets that were.
+    pub fn revoke(self: &Rc<Self>, agent: &AgentDid, which: &RevokedSockets) -> Result<u32, Failure> {
+        let names = |jti: &Ulid| match which {
+            RevokedSockets::Agent | RevokedSockets::Session => true,
+            RevokedSockets::Tokens(jtis) => jtis.contains(jti),
+        };
+        let underway: Vec<Rc<Underway>> = self.underway.borrow().iter().filter_map(Weak::upgrade).collect();
+        for one in underway.iter().filter(|one| names(&one.jti)) {
+            one.revoked.set(true);
+        }
+        self.step(|awake, moment| {
+            awake.belongs_to(agent);
+            let mut closed = 0;
+            for ws in self.state.get_websockets() {
+                if let Some(it) = attachment(&ws).filter(|it| !it.closed && names(&it.jti)) {
+                    closed += 1;
+                    OpenSocket { ws, it }.close(POLICY, "revoked");
+                }
+            }
+            if awake.socket.as_ref().is_some_and(|open| names(&open.it.jti)) {
+                awake.socket_ended(POLICY, "revoked", moment)?;
+            }
+            if *which == RevokedSockets::Agent && !awake.revoked {
+                awake.store_agent()?;
+                awake.set_revoked(Some(moment.now_ms))?;
+                let changes = awake.queue.give_up_all(DeadReason::RecipientRevoked);
+                awake.apply(changes, moment)?;
+            }
+            Ok(closed)
+        })
+    }
+}
+
+impl Awake {
+    /// Sends a frame on the open socket. Where that fails the socket is gone.
+    pub(super) fn send(&mut self, text: &str, moment: &Moment) -> Result<bool, Failure> {
+        let Some(socket) = &self.socket else {
+            return Ok(false);
+        };
+        if socket.ws.send_with_str(text).is_ok() {
+            return Ok(true);
+        }
+        self.close_socket(BROKEN, "send_failed", moment)?;
+        Ok(false)
+    }
+
+    /// Heartbeats, silence, the end of the token (WIRE.md §6).
+    pub(super) fn look_after_socket(&mut self, moment: &Moment) -> Result<(), Failure> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        match socket.it.step(moment.socket_times(), moment.now_ms) {
+            SocketStep::Nothing => Ok(()),
+            SocketStep::Heartbeat => {
+                self.change_socket(moment, |it| it.heartbeat_at_ms = moment.now_ms)?;
+                let heartbeat = frame::heartbeat(moment.app.new_ulid()?, moment.now_ms);
+                self.send(&heartbeat, moment).map(|_| ())
+            }
+            SocketStep::CloseSilent => self.close_socket(BROKEN, "silent", moment),
+            SocketStep::CloseExpired => self.close_socket(POLICY, "token_expired", moment),
+        }
+    }
+
+    /// Pushes receipts that no socket has taken yet (WIRE.md §6).
+    pub(super) fn push_receipts(&mut self, moment: &Moment) -> Result<(), Failure> {
+        if self.socket.is_none() {
+            return Ok(());
+        }
+        loop {
+            let unpushed = self.tables.unpushed(MAX_PUSHED)?;
+            let mut taken = Vec::with_capacity(unpushed.len());
+            for row in &unpushed {
+                let receipt = &row.receipt;
+                let id = moment.app.new_ulid()?;
+                let reason = receipt.reason.as_deref();
+                let (original, to) = (receipt.request_id, &row.recipient);
+                let text = frame::receipt(id, moment.now_ms, original, to, receipt.status, reason);
+                if !self.send(&text, moment)? {
+                    break;
+                }
+                taken.push(row.seq);
+            }
+            if !taken.is_empty() {
+                self.tables.pushed(&taken)?;
+            }
+            if taken.len() < MAX_PUSHED as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    fn close_socket(&mut self, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
+        if let Some(socket) = self.let_socket_go() {
+            socket.close(code, reason);
+            self.socket_ended(code, reason, moment)?;
+        }
+        Ok(())
+    }
+
+    /// The socket is gone: everything in flight on it has failed.
+    fn socket_ended(&mut self, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
+        self.let_socket_go();
+        let agent = self.agent.as_ref().map(|agent| agent.as_str());
+        let fields =
+            json!({ "agentDid": agent, "code": code, "reason": reason, "queueDepth": self.queue.depth() });
+        moment.app.log.info("proxy.relay.disconnect", fields);
+        let changes = self.queue.disconnected(moment.now_ms);
+        self.apply(changes, moment)
+    }
+
+    /// Its rate outlives it, or a new connection would start a new minute.
+    fn let_socket_go(&mut self) -> Option<OpenSocket> {
+        let socket = self.socket.take()?;
+        self.enqueued = self.enqueued.later(socket.it.enqueued);
+        Some(socket)
+    }
+
+    /// From a socket that was closed: an acceptance is true whenever it comes.
+    fn late_message(&mut self, text: Option<&str>, moment: &Moment) -> Result<(), Failure> {
+        let Some(text) = text.filter(|text| text.len() <= moment.app.config.relay.max_frame_bytes) else {
+            return Ok(());
+        };
+        match frame::parse_inbound(text) {
+            Ok(InboundFrame::DeliverAck { ack_id, accepted, .. }) => {
+                self.acknowledged(ack_id, accepted, false, moment)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn acknowledged(
+        &mut self,
+        frame_id: Ulid,
+        accepted: bool,
+        on_this_socket: bool,
+        moment: &Moment,
+    ) -> Result<(), Failure> {
+        let Some(seq) = self.frames.get(&frame_id).copied() else {
+            return Ok(());
+        };
+        let change = self
+            .queue
+            .acknowledged(seq, accepted, on_this_socket, moment.now_ms, moment.chance());
+        self.apply(change, moment)
+    }
+
+    /// Past every eviction.
+    pub(super) fn set_revoked(&mut self, since_ms: Option<u64>) -> Result<(), Failure> {
+        self.tables
+            .set_meta(META_REVOKED, since_ms.map(|ms| ms.to_string()).as_deref())?;
+        self.revoked = since_ms.is_some();
+        Ok(())
+    }
+
+    /// What the open socket remembers, changed and written. A socket that cannot be written to is gone.
+    pub(super) fn change_socket(
+        &mut self,
+        moment: &Moment,
+        change: impl FnOnce(&mut Attachment),
+    ) -> Result<(), Failure> {
+        let Some(socket) = &mut self.socket else {
+            return Ok(());
+        };
+        change(&mut socket.it);
+        if socket.store().is_ok() {
+            return Ok(());
+        }
+        self.close_socket(BROKEN, "gone", moment)
+    }
+}
+
+fn connect_call(request: &Request) -> Option<ConnectCall> {
+    let header = |name: &str| request.headers().get(name).ok().flatten();
+    header("upgrade").filter(|value| value.eq_ignore_ascii_case("websocket"))?;
+    serde_json::from_str(&header(CONNECT_HEADER)?).ok()
+}
+
+fn refuse(status: u16, refusal: ConnectRefusal) -> Result<Response, Failure> {
+    Ok(ResponseBuilder::new().with_status(status).from_json(&refusal)?)
+}
