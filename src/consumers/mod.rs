@@ -1,0 +1,136 @@
+//! The queues' consumers (WIRE.md §7).
+//!
+//! One message's failure or slowness decides nothing for another: all messages of a batch are worked on at the same
+//! time, each is bounded in time, and each is acknowledged or given back by itself as soon as it is done. What becomes of
+//! a message is one of four things (`Outcome`), said in one place. A message is told by its type, not by the queue it
+//! came through: a revocation is applied wherever it turns up.
+//!
+//! Every effect is idempotent, as queues deliver at least once and in no order.
+
+mod events;
+mod message;
+mod receipts;
+
+use futures_util::future;
+use serde_json::{Value, json};
+use worker::{Context, Env, worker_sys};
+
+use self::message::QueueMessage;
+use crate::app::App;
+use crate::clock;
+use crate::core::consume::retry_delay_s;
+use crate::log::Log;
+use crate::protocol::event::{Event, EventError, parse_event};
+
+/// The longest that one message is worked on before it is given back.
+const MESSAGE_TIMEOUT_MS: u64 = 15_000;
+/// Faulty settings are mended by people: nothing is gained by asking every second.
+const SETTINGS_RETRY_S: u32 = 60;
+
+/// What becomes of a message.
+enum Outcome {
+    /// Acknowledged.
+    Done,
+    /// Acknowledged and logged: it can never succeed.
+    Poison(String),
+    /// Acknowledged with a warning or less: it asks for nothing here.
+    Ignored { kind: String, known: bool },
+    /// Given back with a growing pause: it may succeed later.
+    Again(String),
+    /// Given back without a pause, so that it soon lies in the dead-letter queue: it must be seen by a person.
+    DeadLetter(String),
+}
+
+/// Works on a batch; returns when every message of it is acknowledged or given back.
+pub async fn serve(batch: worker_sys::MessageBatch, env: Env, ctx: Context) {
+    let queue = batch.queue().map(String::from).unwrap_or_default();
+    let messages: Vec<QueueMessage> = match batch.messages() {
+        Ok(messages) => messages.iter().map(QueueMessage::from).collect(),
+        Err(_) => return Log.error("proxy.queue.batch_unreadable", json!({ "queue": queue })),
+    };
+    match App::new(env, Some(ctx)) {
+        Ok(app) => {
+            future::join_all(messages.iter().map(|message| work(&app, &queue, message))).await;
+        }
+        Err(_) => {
+            Log.error(
+                "proxy.config.invalid",
+                json!({ "queue": queue, "messages": messages.len() }),
+            );
+            messages
+                .iter()
+                .for_each(|message| message.retry(SETTINGS_RETRY_S));
+        }
+    }
+}
+
+async fn work(app: &App, queue: &str, message: &QueueMessage) {
+    let outcome = match clock::within_ms(MESSAGE_TIMEOUT_MS, handle(app, message)).await {
+        Some(outcome) => outcome,
+        None => Outcome::Again("it took too long".into()),
+    };
+    let fields = |reason: &str, then: &str| {
+        json!({
+            "queue": queue,
+            "messageId": message.id(),
+            "attempts": message.attempts(),
+            "reason": reason,
+            "then": then,
+        })
+    };
+    match outcome {
+        Outcome::Done => message.ack(),
+        Outcome::Poison(reason) => {
+            app.log
+                .error("proxy.queue.message_failed", fields(&reason, "acknowledged"));
+            message.ack();
+        }
+        Outcome::Ignored { kind, known } => {
+            let fields = json!({ "queue": queue, "messageId": message.id(), "type": kind });
+            ignored(app, known, fields);
+            message.ack();
+        }
+        Outcome::Again(reason) => {
+            app.log
+                .error("proxy.queue.message_failed", fields(&reason, "retried"));
+            message.retry(retry_delay_s(message.attempts()));
+        }
+        Outcome::DeadLetter(reason) => {
+            app.log
+                .error("proxy.queue.message_failed", fields(&reason, "dead-lettered"));
+            message.retry(0);
+        }
+    }
+}
+
+async fn handle(app: &App, message: &QueueMessage) -> Outcome {
+    let Some(body) = message.body() else {
+        return Outcome::Poison("the body is not a string".into());
+    };
+    let Ok(issuer) = app.config.registry.expected_issuer.authority() else {
+        return Outcome::Again("the expected issuer has no host name that DIDs could carry".into());
+    };
+    match parse_event(&body, &issuer) {
+        Ok(Event::AuthRevoked(event)) => events::revoked(app, message, &event).await,
+        Ok(Event::AuthRefreshed(event)) => events::refreshed(app, &event).await,
+        Ok(Event::PairAccepted(event)) => events::pair_accepted(app, &event).await,
+        Ok(Event::GroupMemberJoined(event)) => events::group_member_joined(app, &event).await,
+        Ok(Event::DeliveryReceipt(receipt)) => receipts::record(app, *receipt).await,
+        Ok(Event::Ignored { kind }) => Outcome::Ignored {
+            kind: kind.into(),
+            known: true,
+        },
+        Ok(Event::Unknown { kind }) => Outcome::Ignored { kind, known: false },
+        Err(EventError::Poison(reason) | EventError::Unreadable(reason)) => Outcome::Poison(reason.into()),
+        Err(EventError::UnreadableRevocation(reason)) => {
+            Outcome::DeadLetter(format!("a revocation that cannot be read: {reason}"))
+        }
+    }
+}
+
+fn ignored(app: &App, known: bool, fields: Value) {
+    match known {
+        true => app.log.info("proxy.queue.message_ignored", fields),
+        false => app.log.warn("proxy.queue.message_ignored", fields),
+    }
+}

@@ -1,0 +1,75 @@
+//! `GET /v1/relay/connect`: a connector's WebSocket (WIRE.md §5, §6).
+//!
+//! Steps, after the gate: an upgrade, else 426 `PROXY_RELAY_UPGRADE_REQUIRED`; then the agent's own session answers:
+//! 101; 401 `PROXY_AUTH_REVOKED` where the agent or its token was revoked since the gate; 503
+//! `PROXY_AUTH_DEPENDENCY_UNAVAILABLE` where that cannot be told, or the agent's generation was replaced since; 503
+//! `PROXY_RELAY_UNAVAILABLE`.
+//!
+//! Nothing of the request reaches the session but that it is an upgrade; who opens the socket is said by the proxy.
+
+use serde_json::json;
+use worker::Response;
+
+use crate::app::App;
+use crate::core::pipeline::{Caller, Refusal, RevokedBy};
+use crate::error::ApiError;
+use crate::http::Incoming;
+use crate::protocol::code;
+use crate::relay::client;
+use crate::relay::protocol::{ConnectCall, ConnectRefusal};
+
+/// `Retry-After` of the 503s, seconds.
+const RETRY_AFTER_S: u64 = 1;
+
+/// See the module.
+pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
+    if !incoming
+        .header("upgrade")
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case("websocket"))
+    {
+        let message = "This path takes WebSocket upgrades.";
+        return Err(ApiError::new(&code::PROXY_RELAY_UPGRADE_REQUIRED, message));
+    }
+    let call = ConnectCall {
+        agent: caller.agent().clone(),
+        owner: caller.owner().clone(),
+        jti: caller.jti(),
+        ait_expires_at_ms: caller.ait_expires_at_ms(),
+        generation: caller.generation(),
+    };
+    let response = client::connect(app, &call).await.map_err(|_| unavailable())?;
+    let status = response.status_code();
+    let fields = json!({
+        "requestId": incoming.request_id.as_str(),
+        "agentDid": caller.agent().as_str(),
+        "jti": caller.jti(),
+        "status": status,
+    });
+    app.log.info("proxy.relay.connect", fields);
+    if status != 101 {
+        return Err(refused(response).await);
+    }
+    // A response of ours, not the session's: its headers can be written to.
+    let socket = response.websocket().ok_or_else(unavailable)?;
+    Response::from_websocket(socket).map_err(|_| unavailable())
+}
+
+async fn refused(mut response: Response) -> ApiError {
+    match response.json::<ConnectRefusal>().await {
+        Ok(ConnectRefusal::Revoked) => Refusal::Revoked(RevokedBy::OverlayToken).into(),
+        Ok(ConnectRefusal::TrustUnavailable) => Refusal::DependencyUnavailable {
+            what: "trust_state",
+            retry_after_s: RETRY_AFTER_S,
+        }
+        .into(),
+        Ok(ConnectRefusal::NotAnUpgrade) | Err(_) => unavailable(),
+    }
+}
+
+fn unavailable() -> ApiError {
+    ApiError::new(
+        &code::PROXY_RELAY_UNAVAILABLE,
+        "The relay session does not answer now.",
+    )
+    .with_retry_after(RETRY_AFTER_S)
+}

@@ -1,0 +1,288 @@
+//! The gate: the pipeline's outside, made of the registry client, the trust object and D1.
+//!
+//! It hands `core::pipeline` what it asks for and writes the lines operators read:
+//! `proxy.auth.verified` with everything the decision rested on, `proxy.auth.refused`
+//! with the code, `proxy.auth.clock_skew` where a clock is about to fail. It decides
+//! nothing.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use lru::LruCache;
+use serde_json::json;
+use worker::Response;
+
+use crate::app::App;
+use crate::config::Environment;
+use crate::core::admission::{Generation, StoreValidation};
+use crate::core::budget::Budget;
+use crate::core::pipeline::{self, Admission, Policy, Ports, Presented, Refusal, Verified, VerifiedAit};
+use crate::core::provenance::Provenance;
+use crate::core::registry::access::Keep;
+use crate::core::router::KnownAgent;
+use crate::error::ApiError;
+use crate::http::Incoming;
+use crate::protocol::ait::Ait;
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::Ulid;
+use crate::protocol::issuer::Issuer;
+use crate::protocol::keyset::KeySet;
+use crate::protocol::proof::{AccessToken, ProofHeaders};
+use crate::registry;
+use crate::trust;
+
+/// From this skew on a caller is warned that its clock is about to fail it.
+const WARN_SKEW_SECONDS: u64 = 200;
+/// One warning line per agent in this time.
+const WARN_EVERY_MS: u64 = 60_000;
+/// Tells the caller its skew: the proxy's clock minus its own, seconds.
+const SKEW_HEADER: &str = "x-claw-clock-skew";
+/// Membership of the group it names stands in for being a known agent (WIRE.md §5).
+const GROUP_HEADER: &str = "x-claw-group-id";
+
+thread_local! {
+    /// AITs verified in this isolate, by the hash of their text (DESIGN.md §2, step 2).
+    static VERIFIED_AITS: RefCell<Option<LruCache<[u8; 32], VerifiedAit>>> = const { RefCell::new(None) };
+    /// When an agent was last warned of its clock.
+    static SKEW_WARNINGS: RefCell<Option<LruCache<AgentDid, u64>>> = const { RefCell::new(None) };
+}
+
+/// Which steps this request needs.
+pub fn policy(known: KnownAgent, access_token: bool, incoming: &Incoming) -> Policy {
+    let known_agent = match known {
+        KnownAgent::NotNeeded => false,
+        KnownAgent::NeededUnlessGroup => incoming.header(GROUP_HEADER).is_none(),
+    };
+    Policy {
+        known_agent,
+        access_token,
+    }
+}
+
+/// Steps 2 to 7 of DESIGN.md §2.
+///
+/// # Errors
+/// The refusal, with its code.
+pub async fn admit(app: &App, incoming: &Incoming, policy: Policy) -> Result<Verified, ApiError> {
+    let header = |name| incoming.header(name);
+    let authorization = header("authorization");
+    let timestamp = header("x-claw-timestamp");
+    let nonce = header("x-claw-nonce");
+    let body_sha256 = header("x-claw-body-sha256");
+    let proof = header("x-claw-proof");
+    let access_token = header("x-claw-agent-access");
+    let presented = Presented {
+        authorization: authorization.as_deref(),
+        timestamp: timestamp.as_deref(),
+        nonce: nonce.as_deref(),
+        body_sha256: body_sha256.as_deref(),
+        proof: proof.as_deref(),
+        access_token: access_token.as_deref(),
+        method: &incoming.target.method,
+        path_and_query: &incoming.target.path_and_query,
+        body: &incoming.body,
+    };
+    let gate = Gate {
+        app,
+        budget: Budget::new(app.now_ms(), app.config.registry.budget_ms),
+        expected_issuer: expected_issuer(app, incoming),
+    };
+    match pipeline::verify(&gate, &presented, policy).await {
+        Ok(verified) => {
+            log_verified(app, incoming, &verified);
+            Ok(verified)
+        }
+        Err(refusal) => {
+            log_refused(app, incoming, &refusal);
+            Err(refusal.into())
+        }
+    }
+}
+
+/// Adds the skew header where the caller's clock is about to fail it.
+///
+/// # Errors
+/// The handler's own, passed on.
+pub fn tell_skew(response: Result<Response, ApiError>, skew_s: i64) -> Result<Response, ApiError> {
+    let mut response = response?;
+    if skew_s.unsigned_abs() > WARN_SKEW_SECONDS {
+        // A literal name and a number: setting them cannot fail.
+        let _ = response.headers_mut().set(SKEW_HEADER, &skew_s.to_string());
+    }
+    Ok(response)
+}
+
+struct Gate<'a> {
+    app: &'a App,
+    budget: Budget,
+    expected_issuer: Issuer,
+}
+
+impl Ports for Gate<'_> {
+    type Validations = trust::client::Validations;
+
+    fn now_ms(&self) -> u64 {
+        self.app.now_ms()
+    }
+
+    fn expected_issuer(&self) -> &Issuer {
+        &self.expected_issuer
+    }
+
+    fn recall(&self, token_hash: &[u8; 32]) -> Option<VerifiedAit> {
+        VERIFIED_AITS.with_borrow_mut(|cache| cache.as_mut()?.get(token_hash).cloned())
+    }
+
+    fn remember(&self, token_hash: [u8; 32], verified: VerifiedAit) {
+        VERIFIED_AITS.with_borrow_mut(|cache| {
+            cache
+                .get_or_insert_with(|| LruCache::new(capacity(self.app)))
+                .put(token_hash, verified);
+        });
+    }
+
+    async fn keys(&self) -> Result<(Rc<KeySet>, Provenance), Refusal> {
+        registry::keys::active(self.app, &self.budget).await
+    }
+
+    async fn keys_refreshed(&self) -> Result<(Rc<KeySet>, Provenance), Refusal> {
+        registry::keys::after_unknown_kid(self.app, &self.budget).await
+    }
+
+    async fn admit(&self, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Self::Validations>, Refusal> {
+        trust::client::admit(self.app, ait, proof).await
+    }
+
+    async fn crl_lists(&self, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal> {
+        registry::crl::lists(self.app, &self.budget, jti).await
+    }
+
+    async fn is_known(
+        &self,
+        agent: &AgentDid,
+        generation: Generation,
+    ) -> Result<(bool, Provenance), Refusal> {
+        trust::store::is_known(self.app, agent, generation).await
+    }
+
+    async fn validate_access(
+        &self,
+        ait: &Ait,
+        token: &AccessToken,
+        admission: &Admission<Self::Validations>,
+    ) -> Result<Provenance, Refusal> {
+        let kept_at_ms = admission.validations.at_ms(&token.hash());
+        let keep = keep_validation(self.app, ait, token, admission.generation);
+        registry::access::validate(
+            self.app,
+            &self.budget,
+            ait,
+            token,
+            admission.generation,
+            kept_at_ms,
+            keep,
+        )
+        .await
+    }
+}
+
+/// Takes to the agent's object what the registry said of an access token, so that an isolate that knows nothing can
+/// serve the agent in an outage.
+fn keep_validation(
+    app: &App,
+    ait: &Ait,
+    token: &AccessToken,
+    generation: Generation,
+) -> impl FnOnce(Keep) -> LocalBoxFuture<'static, ()> + use<> {
+    let (app, agent, jti, token_hash) = (app.clone(), ait.sub.clone(), ait.jti, token.hash());
+    move |keep| {
+        Box::pin(async move {
+            let done = match keep {
+                Keep::Validated { at_ms } => {
+                    let call = StoreValidation {
+                        agent,
+                        jti,
+                        token_hash,
+                        validated_at_ms: at_ms,
+                        generation,
+                    };
+                    trust::client::store_validation(&app, call).await.map(|_| ())
+                }
+                Keep::Refused => trust::client::drop_validation(&app, &agent, token_hash).await,
+                Keep::Nothing => Ok(()),
+            };
+            if let Err(error) = done {
+                app.log.warn(
+                    "proxy.trust.validation_not_kept",
+                    json!({ "error": error.to_string() }),
+                );
+            }
+        })
+    }
+}
+
+/// WIRE.md §2: only a local deployment with a loopback registry and no issuer set may
+/// take anything from the request's host.
+fn expected_issuer(app: &App, incoming: &Incoming) -> Issuer {
+    let registry = &app.config.registry;
+    if app.config.environment == Environment::Local && registry.issuer.is_none() {
+        if let Some(moved) = Issuer::for_request(&registry.url, true, &incoming.target.url) {
+            return moved;
+        }
+    }
+    registry.expected_issuer.clone()
+}
+
+fn log_verified(app: &App, incoming: &Incoming, verified: &Verified) {
+    let caller = &verified.caller;
+    app.log.info(
+        "proxy.auth.verified",
+        json!({
+            "requestId": incoming.request_id.as_str(),
+            "agentDid": caller.agent().as_str(),
+            "ownerDid": caller.owner().as_str(),
+            "jti": caller.jti().to_string(),
+            "skewSeconds": verified.skew_s,
+            "evidence": verified.evidence,
+        }),
+    );
+    if verified.skew_s.unsigned_abs() > WARN_SKEW_SECONDS && warns_now(app, caller.agent()) {
+        app.log.warn(
+            "proxy.auth.clock_skew",
+            json!({ "agentDid": caller.agent().as_str(), "skewSeconds": verified.skew_s }),
+        );
+    }
+}
+
+fn log_refused(app: &App, incoming: &Incoming, refusal: &Refusal) {
+    let fields = json!({
+        "requestId": incoming.request_id.as_str(),
+        "code": refusal.code().name,
+        "cause": refusal.cause(),
+    });
+    match refusal {
+        Refusal::OverRate { .. } => app.log.warn("proxy.rate_limit.exceeded", fields),
+        Refusal::Internal(_) => app.log.error("proxy.auth.refused", fields),
+        _ => app.log.info("proxy.auth.refused", fields),
+    }
+}
+
+fn warns_now(app: &App, agent: &AgentDid) -> bool {
+    let now_ms = app.now_ms();
+    SKEW_WARNINGS.with_borrow_mut(|warnings| {
+        let warnings = warnings.get_or_insert_with(|| LruCache::new(capacity(app)));
+        let due = warnings
+            .get(agent)
+            .is_none_or(|last_ms| now_ms.saturating_sub(*last_ms) >= WARN_EVERY_MS);
+        if due {
+            warnings.put(agent.clone(), now_ms);
+        }
+        due
+    })
+}
+
+fn capacity(app: &App) -> NonZeroUsize {
+    NonZeroUsize::new(app.config.cache_max_entries).unwrap_or(NonZeroUsize::MIN)
+}

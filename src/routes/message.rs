@@ -1,0 +1,276 @@
+//! `POST /hooks/message`: one message to one agent (WIRE.md §5).
+//!
+//! Steps, and what each can end in, after the gate:
+//! 1. media type: 415 `PROXY_HOOK_UNSUPPORTED_MEDIA_TYPE`
+//! 2. body: 400 `PROXY_HOOK_INVALID_JSON`
+//! 3. recipient: 400 `PROXY_HOOK_RECIPIENT_REQUIRED`, `PROXY_HOOK_RECIPIENT_INVALID`; group: 400 `PROXY_HOOK_GROUP_INVALID`
+//! 4. trust: the pair, or with a group the membership of both: 403 `PROXY_AUTH_FORBIDDEN`, 503
+//! 5. the identity block, where it is wanted; then the size of the frame: 413 `PROXY_BODY_TOO_LARGE`
+//! 6. the recipient's session: 202; 507 `PROXY_RELAY_QUEUE_FULL`, 502 `PROXY_RELAY_DELIVERY_FAILED`, 503
+//!    `PROXY_RELAY_UNAVAILABLE`
+//!
+//! The payload goes on as the sender wrote it, byte for byte; the request's id is the message's. A conversation id or a
+//! receipt URL that is not well-formed is left out with a warning: no code of WIRE.md refuses a message for one.
+
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use worker::Response;
+
+use crate::app::App;
+use crate::core::budget::Budget;
+use crate::core::pipeline::Caller;
+use crate::core::relay_queue::identity::{self, Identity};
+use crate::error::ApiError;
+use crate::http::{Incoming, json_response};
+use crate::protocol::code;
+use crate::protocol::did::AgentDid;
+use crate::protocol::frame::{self, Deliver};
+use crate::protocol::ids::{GroupId, Ulid};
+use crate::registry::identity::{IdentityError, is_member};
+use crate::relay::client::{self, RelayError};
+use crate::relay::protocol::{DeliverCall, Delivery, DeliveryState, RelayCall, RelayReply};
+use crate::trust::store;
+
+/// The 202, in the order of WIRE.md §5.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    accepted: bool,
+    delivery_id: Ulid,
+    state: DeliveryState,
+    delivered: bool,
+    queued: bool,
+    queue_depth: u32,
+    connected_sockets: u32,
+}
+
+/// See the module.
+pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
+    check_media_type(&incoming)?;
+    let payload = parse_payload(&incoming)?;
+    let recipient = parse_recipient(&incoming)?;
+    let group = parse_group(&incoming)?;
+    check_trust(app, &caller, &recipient, group).await?;
+    let injected = inject_identity(app, &caller, payload);
+    let call = DeliverCall {
+        sender: caller.agent().clone(),
+        request_id: incoming.request_id.clone().into(),
+        payload: injected.as_deref().unwrap_or(payload),
+        delivery_source: None,
+        content_type: None,
+        group_id: group,
+        conversation_id: optional(
+            app,
+            &incoming,
+            "x-claw-conversation-id",
+            frame::parse_conversation_id,
+        ),
+        reply_to: optional(
+            app,
+            &incoming,
+            "x-claw-delivery-receipt-url",
+            frame::parse_reply_to,
+        ),
+        sender_admitted: true,
+        wait: true,
+    };
+    check_size(app, &call, &recipient)?;
+    let delivery = deliver(app, call, &recipient).await?;
+    log(app, &caller, &incoming, &recipient, &delivery);
+    json_response(
+        202,
+        &Accepted {
+            accepted: true,
+            delivery_id: delivery.delivery_id,
+            state: delivery.state,
+            delivered: delivery.state.is_delivered(),
+            queued: delivery.state == DeliveryState::Queued,
+            queue_depth: delivery.queue_depth,
+            connected_sockets: delivery.connected_sockets,
+        },
+    )
+}
+
+fn check_media_type(incoming: &Incoming) -> Result<(), ApiError> {
+    let content_type = incoming.header("content-type").unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        &code::PROXY_HOOK_UNSUPPORTED_MEDIA_TYPE,
+        "Content-Type must be application/json.",
+    ))
+}
+
+/// Any JSON value; its text is kept.
+fn parse_payload(incoming: &Incoming) -> Result<&RawValue, ApiError> {
+    serde_json::from_slice(&incoming.body)
+        .map_err(|_| ApiError::new(&code::PROXY_HOOK_INVALID_JSON, "The body must be JSON."))
+}
+
+fn parse_recipient(incoming: &Incoming) -> Result<AgentDid, ApiError> {
+    let header = incoming.header("x-claw-recipient-agent-did").unwrap_or_default();
+    let text = header.trim();
+    if text.is_empty() {
+        let message = "X-Claw-Recipient-Agent-Did is missing.";
+        return Err(ApiError::new(&code::PROXY_HOOK_RECIPIENT_REQUIRED, message));
+    }
+    AgentDid::parse(text).map_err(|_| {
+        ApiError::new(
+            &code::PROXY_HOOK_RECIPIENT_INVALID,
+            "X-Claw-Recipient-Agent-Did must be an agent's DID.",
+        )
+    })
+}
+
+fn parse_group(incoming: &Incoming) -> Result<Option<GroupId>, ApiError> {
+    let Some(header) = incoming.header("x-claw-group-id") else {
+        return Ok(None);
+    };
+    GroupId::parse(header.trim()).map(Some).map_err(|_| {
+        ApiError::new(
+            &code::PROXY_HOOK_GROUP_INVALID,
+            "X-Claw-Group-Id must be grp_<ULID>.",
+        )
+    })
+}
+
+/// Without a group the two must be paired; with one, both must be members, which also stands in for being known.
+async fn check_trust(
+    app: &App,
+    caller: &Caller,
+    recipient: &AgentDid,
+    group: Option<GroupId>,
+) -> Result<(), ApiError> {
+    let Some(group) = group else {
+        let (paired, _) = store::is_paired(app, caller.agent(), recipient, caller.generation()).await?;
+        return if paired {
+            Ok(())
+        } else {
+            Err(forbidden("You and the recipient are not paired."))
+        };
+    };
+    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
+    for member in [caller.agent(), recipient] {
+        match is_member(app, &budget, &group, member, caller.generation()).await {
+            Ok((true, _)) => {}
+            Ok((false, _)) => {
+                return Err(forbidden(
+                    "You and the recipient must both be members of the group.",
+                ));
+            }
+            Err(error) => return Err(membership_unavailable(error)),
+        }
+    }
+    Ok(())
+}
+
+fn forbidden(message: &'static str) -> ApiError {
+    ApiError::new(&code::PROXY_AUTH_FORBIDDEN, message)
+}
+
+fn membership_unavailable(error: IdentityError) -> ApiError {
+    match error {
+        IdentityError::Unavailable { retry_after_s } => {
+            let message = "Group membership cannot be looked up now.";
+            ApiError::new(&code::PROXY_GROUP_MEMBERSHIP_UNAVAILABLE, message).with_retry_after(retry_after_s)
+        }
+        IdentityError::CredentialsRefused { retry_after_s } => {
+            let message = "The registry does not take this proxy's credentials.";
+            ApiError::new(&code::PROXY_INTERNAL_AUTH_UNAUTHORIZED, message).with_retry_after(retry_after_s)
+        }
+    }
+}
+
+fn inject_identity(app: &App, caller: &Caller, payload: &RawValue) -> Option<Box<RawValue>> {
+    if !app.config.inject_identity {
+        return None;
+    }
+    let identity = Identity {
+        agent: caller.agent().as_str(),
+        owner: caller.owner().as_str(),
+        issuer: caller.issuer().as_str(),
+        jti: &caller.jti().to_string(),
+    };
+    identity::inject(payload, identity)
+}
+
+/// A header that may be absent, and counts as absent where it is not well-formed.
+fn optional(
+    app: &App,
+    incoming: &Incoming,
+    name: &str,
+    parse: impl Fn(&str) -> Result<String, &'static str>,
+) -> Option<String> {
+    let header = incoming.header(name)?;
+    let text = header.trim();
+    if text.is_empty() {
+        return None;
+    }
+    let parsed = parse(text);
+    if let Err(reason) = &parsed {
+        let fields = json!({ "requestId": incoming.request_id.as_str(), "header": name, "reason": reason });
+        app.log.warn("proxy.hooks.agent.header_ignored", fields);
+    }
+    parsed.ok()
+}
+
+/// What could never be delivered is refused at the door (WIRE.md §6).
+fn check_size(app: &App, call: &DeliverCall<'_>, recipient: &AgentDid) -> Result<(), ApiError> {
+    let frame = Deliver {
+        // The id and the time of a frame have one length, whatever they are.
+        id: Ulid::from_parts(0, [0; 10]),
+        ts_ms: app.now_ms(),
+        from: &call.sender,
+        to: recipient,
+        payload: call.payload,
+        delivery_source: call.delivery_source.as_deref(),
+        content_type: call.content_type.as_deref(),
+        group_id: call.group_id,
+        conversation_id: call.conversation_id.as_deref(),
+        reply_to: call.reply_to.as_deref(),
+    };
+    let max_bytes = app.config.relay.max_frame_bytes;
+    let frame_bytes = frame.to_text().len();
+    if frame_bytes <= max_bytes {
+        return Ok(());
+    }
+    let message = "The message is too large to be delivered.";
+    let details = json!({ "maxFrameBytes": max_bytes, "frameBytes": frame_bytes });
+    Err(ApiError::new(&code::PROXY_BODY_TOO_LARGE, message).with_details(details))
+}
+
+async fn deliver(app: &App, call: DeliverCall<'_>, recipient: &AgentDid) -> Result<Delivery, ApiError> {
+    match client::call(app, recipient, RelayCall::Deliver(call)).await {
+        Ok(RelayReply::Delivery(delivery)) => Ok(delivery),
+        Ok(RelayReply::QueueFull) => Err(ApiError::new(
+            &code::PROXY_RELAY_QUEUE_FULL,
+            "The recipient's queue is full.",
+        )),
+        Err(RelayError::NoBinding) => Err(ApiError::new(
+            &code::PROXY_RELAY_UNAVAILABLE,
+            "This proxy has no relay.",
+        )),
+        Ok(_) | Err(RelayError::Failed) => {
+            let message = "The message could not be handed to the recipient's relay session: send it again.";
+            Err(ApiError::new(&code::PROXY_RELAY_DELIVERY_FAILED, message))
+        }
+    }
+}
+
+fn log(app: &App, caller: &Caller, incoming: &Incoming, recipient: &AgentDid, delivery: &Delivery) {
+    let fields = json!({
+        "requestId": incoming.request_id.as_str(),
+        "senderAgentDid": caller.agent().as_str(),
+        "recipientAgentDid": recipient.as_str(),
+        "deliveryId": delivery.delivery_id,
+        "state": delivery.state,
+        "delivered": delivery.state.is_delivered(),
+        "queued": delivery.state == DeliveryState::Queued,
+        "queueDepth": delivery.queue_depth,
+        "connectedSockets": delivery.connected_sockets,
+    });
+    app.log.info("proxy.hooks.agent.delivered_to_relay", fields);
+}

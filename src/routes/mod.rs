@@ -1,0 +1,214 @@
+//! From a request to its answer.
+//!
+//! `serve` is the whole way of DESIGN.md §2: request id, route, body size,
+//! per-address limit, then the gate (`gate.rs`, steps 2-7) where the route's row
+//! asks for it, then the handler. Every answer leaves through it, with its
+//! `x-request-id` and one `request.completed` line; every refusal is written by
+//! `error_response`. One file a route.
+
+mod connect;
+mod gate;
+mod health;
+mod message;
+mod pair;
+mod receipts;
+mod time;
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use serde_json::json;
+use worker::{Context, Env, Request, Response};
+
+use crate::app::App;
+use crate::clock;
+use crate::config::Fault;
+use crate::core::address_limit::AddressLimit;
+use crate::core::router::{self, Access, BodyLimit, Found, Route, RouteSpec, SMALL_BODY_BYTES};
+use crate::error::ApiError;
+use crate::http::{self, BodyError, Incoming, Target};
+use crate::log::Log;
+use crate::protocol::code;
+use crate::protocol::ids::{RequestId, Ulid};
+
+/// Paths are cut to this length in log lines.
+const MAX_LOGGED_PATH_CHARS: usize = 200;
+
+thread_local! {
+    static ADDRESS_LIMIT: RefCell<Option<AddressLimit>> = const { RefCell::new(None) };
+}
+
+/// Answers a request; never fails.
+pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
+    let started_ms = clock::now_ms();
+    let method = request.inner().method();
+    let path: String = request.path().chars().take(MAX_LOGGED_PATH_CHARS).collect();
+    let (request_id, outcome) = match request_id(&request) {
+        Ok(id) => {
+            let outcome = match App::new(env, Some(ctx)) {
+                Ok(app) => answer(&app, request, &id).await,
+                Err(faults) => Err(settings_fault(&faults)),
+            };
+            (id, outcome)
+        }
+        Err(_) => (
+            Ulid::from_parts(started_ms, [0; 10]).into(),
+            Err(http::internal()),
+        ),
+    };
+    let (response, code) = match outcome {
+        Ok(response) => (response, None),
+        Err(error) => (
+            http::error_response(&error, request_id.as_str()),
+            Some(error.code.name),
+        ),
+    };
+    let status = response.status_code();
+    let response = with_request_id(response, &request_id);
+    let mut fields = json!({
+        "requestId": request_id.as_str(),
+        "method": method,
+        "path": path,
+        "status": status,
+        "durationMs": clock::now_ms().saturating_sub(started_ms),
+    });
+    if let (Some(code), Some(object)) = (code, fields.as_object_mut()) {
+        object.insert("code".into(), code.into());
+    }
+    Log.info("request.completed", fields);
+    response
+}
+
+async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Result<Response, ApiError> {
+    let target = Target::of(&request).ok_or_else(http::internal)?;
+    let spec = match router::find(&target.method, target.path()) {
+        Found::Row(spec) => spec,
+        Found::WrongMethod(allow) => {
+            let error = ApiError::new(
+                &code::PROXY_METHOD_NOT_ALLOWED,
+                "This path does not take this method.",
+            );
+            return Err(error.with_allow(allow));
+        }
+        Found::Nothing => return Err(ApiError::new(&code::PROXY_NOT_FOUND, "There is no such path.")),
+    };
+    let headers = request.headers().clone();
+    let limit = match spec.body {
+        BodyLimit::Small => SMALL_BODY_BYTES,
+        BodyLimit::Frame => app.config.relay.max_frame_bytes,
+    };
+    if http::declared_too_large(&headers, limit) {
+        return Err(too_large(limit));
+    }
+    if spec.public_limit {
+        check_address(
+            app,
+            spec,
+            headers.get("cf-connecting-ip").ok().flatten().as_deref(),
+        )?;
+    }
+    let body = http::read_body(&mut request, limit)
+        .await
+        .map_err(|error| match error {
+            BodyError::TooLarge => too_large(limit),
+            BodyError::Broken => ApiError::new(spec.broken_body, "The request body broke off."),
+        })?;
+    let incoming = Incoming {
+        target,
+        headers,
+        body,
+        request_id: request_id.clone(),
+    };
+    dispatch(app, spec, incoming).await
+}
+
+/// One arm a route. The compiler holds that every route has one, and that whoever acts
+/// for a caller got one from the gate.
+async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Response, ApiError> {
+    let policy = match spec.access {
+        Access::Open => {
+            return match spec.route {
+                Route::Health => health::handle(app),
+                Route::Time => time::handle(app),
+                _ => Err(http::internal()),
+            };
+        }
+        Access::Claw { known, access_token } => gate::policy(known, access_token, &incoming),
+    };
+    let admitted = gate::admit(app, &incoming, policy).await?;
+    let skew_s = admitted.skew_s;
+    let caller = admitted.caller;
+    let response = match spec.route {
+        Route::Message => message::handle(app, caller, incoming).await,
+        Route::Connect => connect::handle(app, caller, incoming).await,
+        Route::ReceiptsPost => receipts::post(app, caller, incoming).await,
+        Route::ReceiptsGet => receipts::get(app, caller, incoming).await,
+        Route::PairStart => pair::start(app, caller, incoming).await,
+        Route::PairConfirm => pair::confirm(app, caller, incoming).await,
+        Route::PairStatus => pair::status(app, caller, incoming).await,
+        Route::PairRemove => pair::remove(app, caller, incoming).await,
+        Route::Health | Route::Time => Err(http::internal()),
+    };
+    gate::tell_skew(response, skew_s)
+}
+
+fn check_address(app: &App, spec: &RouteSpec, address: Option<&str>) -> Result<(), ApiError> {
+    let verdict = ADDRESS_LIMIT.with_borrow_mut(|limit| {
+        let limit = limit.get_or_insert_with(|| {
+            let capacity = NonZeroUsize::new(app.config.cache_max_entries).unwrap_or(NonZeroUsize::MIN);
+            AddressLimit::new(app.config.rate.public_per_minute, capacity)
+        });
+        limit.check(spec.path, address, app.now_ms())
+    });
+    verdict.map_err(|retry_after_s| {
+        app.log.warn(
+            "proxy.rate_limit.exceeded",
+            json!({ "limit": "address", "path": spec.path }),
+        );
+        ApiError::new(
+            &code::PROXY_PUBLIC_RATE_LIMIT_EXCEEDED,
+            "Too many requests from this address.",
+        )
+        .with_retry_after(retry_after_s)
+    })
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(&code::PROXY_BODY_TOO_LARGE, "The request body is too large.")
+        .with_details(json!({ "maxBytes": limit }))
+}
+
+fn settings_fault(faults: &Rc<Vec<Fault>>) -> ApiError {
+    let mut fields = serde_json::Map::new();
+    for fault in faults.iter() {
+        let messages = fields.entry(fault.variable).or_insert_with(|| json!([]));
+        if let Some(messages) = messages.as_array_mut() {
+            messages.push(fault.message.clone().into());
+        }
+    }
+    let details = json!({ "fieldErrors": fields });
+    Log.error("proxy.config.invalid", details.clone());
+    ApiError::new(
+        &code::CONFIG_VALIDATION_FAILED,
+        "The proxy's settings are not valid.",
+    )
+    .with_details(details)
+}
+
+/// The caller's request id where it is well-formed, else a new ULID (WIRE.md §5, §6).
+fn request_id(request: &Request) -> Result<RequestId, getrandom::Error> {
+    let presented = request.headers().get("x-request-id").ok().flatten();
+    if let Some(id) = presented.and_then(|text| RequestId::parse(&text).ok()) {
+        return Ok(id);
+    }
+    let mut random = [0; 10];
+    getrandom::fill(&mut random)?;
+    Ok(Ulid::from_parts(clock::now_ms(), random).into())
+}
+
+fn with_request_id(mut response: Response, request_id: &RequestId) -> Response {
+    // Well-formed by its type; only a response passed on from elsewhere could refuse it, and none is.
+    let _ = response.headers_mut().set("x-request-id", request_id.as_str());
+    response
+}

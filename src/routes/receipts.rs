@@ -1,0 +1,161 @@
+//! `/v1/relay/delivery-receipts`: what became of a message (WIRE.md §5).
+//!
+//! `POST`, by the recipient: 400 `PROXY_RELAY_RECEIPT_INVALID_INPUT`; 403 `PROXY_RELAY_RECEIPT_FORBIDDEN` where the
+//! caller is not the recipient it names; 403 `PROXY_AUTH_FORBIDDEN`; 503 `PROXY_RELAY_RECEIPT_QUEUE_UNAVAILABLE`, 502
+//! `PROXY_RELAY_RECEIPT_QUEUE_FAILED`; 202. What it says goes through the receipts queue.
+//! `GET`, by the sender: 400 `PROXY_RELAY_RECEIPT_INVALID_QUERY`; 200, 404; 403 `PROXY_AUTH_FORBIDDEN`.
+//!
+//! Both are for two agents of whom this proxy relayed that very message from the one to the other, or that are paired:
+//! the recipient's session knows the first, so a message of a group needs no pair.
+
+use serde::Serialize;
+use serde_json::json;
+use worker::Response;
+
+use crate::app::{App, binding};
+use crate::core::admission::Generation;
+use crate::core::pipeline::Caller;
+use crate::error::ApiError;
+use crate::http::{Incoming, json_response};
+use crate::protocol::code;
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::{MessageId, Ulid};
+use crate::protocol::receipt::Receipt;
+use crate::protocol::time::iso_ms;
+use crate::relay::client;
+use crate::relay::protocol::{DeliveryState, FoundDelivery, RelayCall, RelayReply};
+use crate::trust::store;
+
+/// The 200, in the order of WIRE.md §5.
+#[derive(Serialize)]
+struct Found<'a> {
+    found: bool,
+    receipt: FoundReceipt<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FoundReceipt<'a> {
+    request_id: &'a MessageId,
+    delivery_id: Ulid,
+    expires_at_ms: u64,
+    sender_agent_did: &'a AgentDid,
+    recipient_agent_did: &'a AgentDid,
+    state: DeliveryState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    status_updated_at: String,
+}
+
+/// See the module.
+pub async fn post(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
+    let receipt = Receipt::parse_post(&incoming.body, app.now_ms()).map_err(|reason| {
+        let details = json!({ "reason": reason });
+        ApiError::new(
+            &code::PROXY_RELAY_RECEIPT_INVALID_INPUT,
+            "The receipt cannot be read.",
+        )
+        .with_details(details)
+    })?;
+    if receipt.recipient != *caller.agent() {
+        let message = "Only the recipient of a message can give a receipt for it.";
+        return Err(ApiError::new(&code::PROXY_RELAY_RECEIPT_FORBIDDEN, message));
+    }
+    if find(app, &receipt.sender, &receipt.recipient, &receipt.request_id)
+        .await?
+        .is_none()
+    {
+        check_paired(app, caller.agent(), &receipt.sender, caller.generation()).await?;
+    }
+    let Ok(queue) = app.queue(binding::RECEIPT_QUEUE) else {
+        app.log.error(
+            "proxy.relay.receipt_queue_unavailable",
+            json!({ "requestId": incoming.request_id.as_str() }),
+        );
+        let message = "This proxy has no receipts queue.";
+        return Err(ApiError::new(
+            &code::PROXY_RELAY_RECEIPT_QUEUE_UNAVAILABLE,
+            message,
+        ));
+    };
+    queue.send(receipt.to_queue_json()).await.map_err(|error| {
+        let fields = json!({ "requestId": incoming.request_id.as_str(), "error": error.to_string() });
+        app.log.warn("proxy.relay.receipt_queue_failed", fields);
+        let message = "The receipt could not be queued: send it again.";
+        ApiError::new(&code::PROXY_RELAY_RECEIPT_QUEUE_FAILED, message)
+    })?;
+    json_response(202, &json!({ "accepted": true }))
+}
+
+/// See the module.
+pub async fn get(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
+    let sender = caller.agent();
+    let request_id: MessageId = query(&incoming, "requestId", |text| MessageId::parse(text).ok())?;
+    let recipient: AgentDid = query(&incoming, "recipientAgentDid", |text| AgentDid::parse(text).ok())?;
+    let Some(found) = find(app, sender, &recipient, &request_id).await? else {
+        check_paired(app, sender, &recipient, caller.generation()).await?;
+        return json_response(404, &json!({ "found": false }));
+    };
+    let receipt = FoundReceipt {
+        request_id: &found.request_id,
+        delivery_id: found.delivery_id,
+        expires_at_ms: found.expires_at_ms,
+        sender_agent_did: sender,
+        recipient_agent_did: &recipient,
+        state: found.state,
+        reason: found.reason.as_deref(),
+        status_updated_at: iso_ms(found.status_updated_at_ms),
+    };
+    json_response(200, &Found { found: true, receipt })
+}
+
+/// A query parameter, given once.
+fn query<T>(incoming: &Incoming, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ApiError> {
+    let mut values = incoming
+        .target
+        .url
+        .query_pairs()
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value);
+    let value = values.next().filter(|_| values.next().is_none());
+    value.and_then(|value| parse(value.trim())).ok_or_else(|| {
+        let details = json!({ "parameter": name });
+        let message = "The query must have requestId and recipientAgentDid, an agent's DID.";
+        ApiError::new(&code::PROXY_RELAY_RECEIPT_INVALID_QUERY, message).with_details(details)
+    })
+}
+
+/// What the recipient's session knows of the message.
+async fn find(
+    app: &App,
+    sender: &AgentDid,
+    recipient: &AgentDid,
+    request_id: &MessageId,
+) -> Result<Option<FoundDelivery>, ApiError> {
+    let call = RelayCall::FindDelivery {
+        sender: sender.clone(),
+        request_id: request_id.clone(),
+    };
+    match client::call(app, recipient, call).await {
+        Ok(RelayReply::Found(found)) => Ok(Some(found)),
+        Ok(RelayReply::NotFound) => Ok(None),
+        Ok(_) | Err(_) => {
+            let message = "The relay session does not answer now.";
+            Err(ApiError::new(&code::PROXY_RELAY_UNAVAILABLE, message).with_retry_after(1))
+        }
+    }
+}
+
+async fn check_paired(
+    app: &App,
+    caller: &AgentDid,
+    other: &AgentDid,
+    generation: Generation,
+) -> Result<(), ApiError> {
+    let (paired, _) = store::is_paired(app, caller, other, generation).await?;
+    if paired {
+        return Ok(());
+    }
+    let message = "This proxy relayed no such message between you, and you are not paired.";
+    Err(ApiError::new(&code::PROXY_AUTH_FORBIDDEN, message))
+}

@@ -1,0 +1,32 @@
+//! `GET /v1/time` (WIRE.md §10): the clock that timestamps are held against.
+
+use serde::Serialize;
+use worker::Response;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::http::json_response;
+use crate::protocol::proof::MAX_SKEW_SECONDS;
+use crate::protocol::time::iso_ms;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Time {
+    now: String,
+    unix_seconds: u64,
+    max_skew_seconds: u64,
+}
+
+/// Answers 200, never stored by a cache.
+pub fn handle(app: &App) -> Result<Response, ApiError> {
+    let now_ms = app.now_ms();
+    let time = Time {
+        now: iso_ms(now_ms),
+        unix_seconds: now_ms / 1000,
+        max_skew_seconds: MAX_SKEW_SECONDS,
+    };
+    let mut response = json_response(200, &time)?;
+    // A literal name and value: setting them cannot fail.
+    let _ = response.headers_mut().set("cache-control", "no-store");
+    Ok(response)
+}
