@@ -1,0 +1,157 @@
+// What holds for every request before it is anybody's: health, time, request ids, the envelope, 404, 405, 413, the
+// per-IP limit, and a fault in the settings. WIRE.md §5, §8, §9.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { ULID, answered, refused } from "../support/expect.mjs";
+import { start } from "../support/harness.mjs";
+
+const MIB = 1 << 20;
+const KIB_16 = 16 << 10;
+
+let world;
+before(async () => {
+  world = await start();
+});
+after(() => world?.stop());
+
+const withWorld = async (options, work) => {
+  const own = await start(options);
+  try {
+    await work(own);
+  } finally {
+    await own.stop();
+  }
+};
+
+test("GET /health says what it is and whether it is ready", async () => {
+  const body = answered(await world.send("GET", "/health"), 200);
+  assert.equal(body.status, "ok");
+  assert.equal(body.ready, true);
+  assert.equal(body.environment, "local");
+  assert.match(body.version, /^\d+\.\d+\.\d+/);
+  for (const name of [
+    "registryUrlConfigured", "internalServiceCredentialsConfigured", "relaySessionNamespaceConfigured",
+    "trustStateBindingConfigured",
+  ]) {
+    assert.equal(body.readiness[name], true, name);
+  }
+  assert.equal(typeof body.readiness.versionSource, "string");
+});
+
+test("GET /health without a binding, and APP_VERSION", () =>
+  withWorld({ without: ["AGENT_RELAY_SESSION"], bindings: { APP_VERSION: "9.8.7" } }, async (own) => {
+    const body = answered(await own.send("GET", "/health"), 200);
+    assert.equal(body.ready, false);
+    assert.equal(body.readiness.relaySessionNamespaceConfigured, false);
+    assert.equal(body.version, "9.8.7");
+    const agent = await own.agent();
+    const refusedUpgrade = await agent.connect().catch((error) => error);
+    assert.deepEqual([refusedUpgrade.status, refusedUpgrade.json?.error.code], [503, "PROXY_RELAY_UNAVAILABLE"]);
+  }));
+
+test("GET /v1/time", async () => {
+  const answer = await world.send("GET", "/v1/time");
+  const body = answered(answer, 200);
+  assert.deepEqual(Object.keys(body).sort(), ["maxSkewSeconds", "now", "unixSeconds"]);
+  assert.equal(body.maxSkewSeconds, 300);
+  assert.ok(Math.abs(body.unixSeconds - Date.now() / 1000) < 5);
+  assert.match(body.now, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/);
+  assert.equal(answer.headers.get("cache-control"), "no-store");
+});
+
+test("x-request-id: the caller's where it is one, else a new ULID", async () => {
+  for (const given of ["abcdefgh", "A.b_c:d-1", "x".repeat(128)]) {
+    const answer = await world.send("GET", "/health", { headers: { "x-request-id": given } });
+    assert.equal(answer.headers.get("x-request-id"), given);
+  }
+  for (const given of [undefined, "short12", "x".repeat(129), "has space", "sla/sh123", "ünïcödé1"]) {
+    const headers = given === undefined ? {} : { "x-request-id": encodeLatin1(given) };
+    const answer = await world.send("GET", "/health", { headers });
+    assert.match(answer.headers.get("x-request-id"), ULID);
+  }
+  const error = refused(await world.send("GET", "/none", { headers: { "x-request-id": "my-request-1" } }), 404, "PROXY_NOT_FOUND");
+  assert.equal(error.requestId, "my-request-1");
+});
+
+const encodeLatin1 = (text) => Buffer.from(text, "utf8").toString("latin1");
+
+test("an unknown route is 404 and a wrong method 405, both before authentication", async () => {
+  for (const path of ["/", "/none", "/hooks", "/hooks/message/", "/v1/relay", "/pair", "/HEALTH"]) {
+    refused(await world.send("GET", path), 404, "PROXY_NOT_FOUND");
+  }
+  for (const [method, path, allow] of [
+    ["POST", "/health", ["GET"]],
+    ["DELETE", "/v1/time", ["GET"]],
+    ["GET", "/hooks/message", ["POST"]],
+    ["GET", "/hooks/agent", ["POST"]],
+    ["POST", "/v1/relay/connect", ["GET"]],
+    ["POST", "/relay/connect", ["GET"]],
+    ["PUT", "/v1/relay/delivery-receipts", ["GET", "POST"]],
+    ["GET", "/pair/start", ["POST"]],
+    ["GET", "/pair/confirm", ["POST"]],
+    ["PATCH", "/pair/status", ["POST"]],
+  ]) {
+    const answer = await world.send(method, path);
+    refused(answer, 405, "PROXY_METHOD_NOT_ALLOWED");
+    const allowed = answer.headers.get("allow").split(/, */).filter((name) => name !== "HEAD" && name !== "OPTIONS");
+    assert.deepEqual(allowed.sort(), allow, path);
+  }
+});
+
+test("a body over its limit is 413 before authentication, one at the limit is not", async () => {
+  for (const [path, limit] of [
+    ["/hooks/message", MIB], ["/hooks/agent", MIB], ["/pair/start", KIB_16], ["/pair/confirm", KIB_16],
+    ["/pair/status", KIB_16], ["/v1/relay/delivery-receipts", KIB_16],
+  ]) {
+    const over = await world.send("POST", path, { body: "x".repeat(limit + 1) });
+    refused(over, 413, "PROXY_BODY_TOO_LARGE");
+    const at = await world.send("POST", path, { body: "x".repeat(limit) });
+    refused(at, 401, "PROXY_AUTH_MISSING_TOKEN");
+  }
+  const streamed = await fetch(new URL("/pair/start", world.proxyUrl), {
+    method: "POST", duplex: "half", body: new Blob(["y".repeat(KIB_16 + 1)]).stream(), // no Content-Length
+  });
+  assert.equal(streamed.status, 413);
+});
+
+test("the per-IP limit: per path and address on the hook and connect routes, before authentication", () =>
+  withWorld({ bindings: { PUBLIC_RATE_LIMIT_REQUESTS_PER_MINUTE: "3" } }, async (own) => {
+    const from = (address, method, path) =>
+      own.send(method, path, { headers: address === undefined ? {} : { "cf-connecting-ip": address } });
+    for (const [method, path] of [["POST", "/hooks/message"], ["GET", "/v1/relay/connect"]]) {
+      for (const address of ["192.0.2.1", undefined]) {
+        for (let i = 0; i < 3; i++) refused(await from(address, method, path), 401, "PROXY_AUTH_MISSING_TOKEN");
+        refused(await from(address, method, path), 429, "PROXY_PUBLIC_RATE_LIMIT_EXCEEDED");
+      }
+      refused(await from("192.0.2.2", method, path), 401, "PROXY_AUTH_MISSING_TOKEN");
+    }
+    for (let i = 0; i < 5; i++) refused(await from("192.0.2.1", "POST", "/pair/start"), 401, "PROXY_AUTH_MISSING_TOKEN");
+  }));
+
+test("a fault in the settings answers every request, names every fault, and repeats no secret", () =>
+  withWorld({
+    bindings: {
+      ENVIRONMENT: "moon", RELAY_RETRY_INITIAL_MS: "soon", ALLOW_ALL_VERIFIED: "true",
+      REGISTRY_INTERNAL_SERVICE_SECRET: undefined,
+    },
+  }, async (own) => {
+    for (const [method, path] of [["GET", "/health"], ["POST", "/hooks/message"], ["GET", "/v1/time"]]) {
+      const error = refused(await own.send(method, path), 500, "CONFIG_VALIDATION_FAILED");
+      for (const name of [
+        "ENVIRONMENT", "RELAY_RETRY_INITIAL_MS", "ALLOW_ALL_VERIFIED", "REGISTRY_INTERNAL_SERVICE_SECRET",
+      ]) {
+        assert.ok(name in error.details.fieldErrors, name);
+      }
+      assert.ok(!JSON.stringify(error).includes("clawdentity-proxy-local"));
+    }
+  }));
+
+test("each request leaves one request.completed line, without its query's values or headers", async () => {
+  const id = "completed-line-1";
+  await world.send("GET", "/v1/time?secret=hush-hush", { headers: { "x-request-id": id, authorization: "Claw hush-hush" } });
+  const line = world.logged("request.completed").find((entry) => JSON.stringify(entry).includes(id));
+  assert.ok(line, "no line");
+  for (const key of ["timestamp", "level", "message", "service"]) assert.equal(typeof line[key], "string", key);
+  assert.ok(!JSON.stringify(world.logs).includes("hush-hush"));
+});

@@ -1,0 +1,71 @@
+// wrangler.toml against WIRE.md §9: the names that existing deployments use, per environment. And the tools' own parts.
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { unstable_readConfig as readConfig } from "wrangler";
+
+import { splitStatements } from "../../scripts/local.mjs";
+import { ROOT } from "../../scripts/setup.mjs";
+
+const ENVIRONMENTS = [
+  { env: undefined, script: "clawdentity-proxy-local", suffix: "-local", ENVIRONMENT: "local" },
+  { env: "dev", script: "clawdentity-proxy-dev", suffix: "-dev", ENVIRONMENT: "development" },
+  { env: "staging", script: "clawdentity-proxy-staging", suffix: "-staging", ENVIRONMENT: "staging" },
+  { env: "production", script: "clawdentity-proxy", suffix: "", ENVIRONMENT: "production" },
+];
+
+for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
+  test(`wrangler.toml, ${env ?? "local"}`, () => {
+    const config = readConfig({ config: join(ROOT, "wrangler.toml"), env });
+    assert.equal(config.name, script);
+    assert.equal(config.vars.ENVIRONMENT, ENVIRONMENT);
+    assert.deepEqual(config.durable_objects.bindings, [
+      { name: "AGENT_RELAY_SESSION", class_name: "AgentRelaySession" },
+      { name: "PROXY_TRUST_STATE", class_name: "ProxyTrustState" },
+    ]);
+    assert.deepEqual(config.migrations.slice(0, 2), [
+      { tag: "v1-agent-relay-session", new_sqlite_classes: ["AgentRelaySession"] },
+      { tag: "v2-proxy-trust-state", new_sqlite_classes: ["ProxyTrustState"] },
+    ]);
+    assert.equal(config.d1_databases.length, 1);
+    assert.equal(config.d1_databases[0].binding, "DB");
+    assert.equal(config.d1_databases[0].migrations_dir, "migrations");
+    assert.deepEqual(config.queues.producers, [
+      { binding: "EVENTS_QUEUE", queue: `clawdentity-events${suffix}` },
+      { binding: "RECEIPT_QUEUE", queue: `clawdentity-receipts${suffix}` },
+    ]);
+    assert.deepEqual(config.queues.consumers, ["events", "receipts"].map((kind) => ({
+      queue: `clawdentity-${kind}${suffix}`,
+      dead_letter_queue: `clawdentity-${kind}-dlq${suffix}`,
+      max_batch_size: 50,
+      max_batch_timeout: 0,
+      max_retries: 100,
+      retry_delay: 1,
+    })));
+    assert.deepEqual(config.triggers.crons, ["*/15 * * * *"]);
+    const names = Object.keys(config.vars);
+    assert.ok(!names.some((name) => /SECRET|TOKEN|SERVICE_ID/.test(name)), `no secret is a variable: ${names}`);
+  });
+}
+
+test("the local environment cannot be deployed: its database id is no id", () => {
+  const config = readConfig({ config: join(ROOT, "wrangler.toml") });
+  assert.doesNotMatch(config.d1_databases[0].database_id, /^[0-9a-f-]{36}$/);
+});
+
+test("a migration file is split into its statements", () => {
+  const sql = `-- a comment; with a semicolon
+CREATE TABLE a (
+  x TEXT -- why; not
+);
+CREATE TRIGGER t AFTER INSERT ON a BEGIN
+  DELETE FROM a;
+END;
+INSERT INTO a VALUES ('y')`;
+  assert.deepEqual(splitStatements(sql).map((statement) => statement.split("\n")[0]), [
+    "CREATE TABLE a (",
+    "CREATE TRIGGER t AFTER INSERT ON a BEGIN",
+    "INSERT INTO a VALUES ('y')",
+  ]);
+});

@@ -1,0 +1,218 @@
+// One proxy with everything around it, on the real runtime: the built worker, the development registry it reaches by
+// every outbound fetch, the queues, D1, and a collector of dead letters. `start()` makes a World; see its methods.
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { Log, LogLevel, Miniflare } from "miniflare";
+
+import { PROXY, REGISTRY, applyMigrations, persistUnder, proxyWorker, registryWorker } from "../../scripts/local.mjs";
+import { ROOT } from "../../scripts/setup.mjs";
+import { Agent, registryAt, send } from "./agent.mjs";
+
+/** The registry's origin as the proxy knows it. It has no port of that name: requests go to it by service. */
+export const ISSUER = "http://registry.test";
+export const AUTHORITY = "registry.test";
+
+const DIRECT = [{ host: "127.0.0.1", port: 0 }];
+
+// Queues whose messages nobody else takes, kept to be looked at.
+const DEAD_LETTERS = `
+const letters = [];
+export default {
+  fetch: () => Response.json(letters),
+  queue(batch) {
+    for (const { id, body } of batch.messages) letters.push({ queue: batch.queue, id, body });
+  },
+};`;
+
+// Limits that no test but their own should meet.
+const ROOMY = {
+  AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE: "100000",
+  PUBLIC_RATE_LIMIT_REQUESTS_PER_MINUTE: "100000",
+  ENQUEUE_RATE_LIMIT_PER_MINUTE: "100000",
+};
+
+/**
+ * `bindings`: variables over those of wrangler.toml (undefined removes one). `consumer`: over the queues' consumer
+ * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out.
+ */
+export async function start(options = {}) {
+  const world = new World(options);
+  await world.up();
+  return world;
+}
+
+export class World {
+  #options;
+  #miniflare;
+  #runtimePids = [];
+  #directory = mkdtempSync(join(tmpdir(), "clawdentity-test-"));
+
+  /** Every line the worker logged: parsed where it is JSON, else {text}. */
+  logs = [];
+
+  constructor(options) {
+    this.#options = options;
+  }
+
+  async up() {
+    const before = new Set(runtimeChildren());
+    this.#miniflare = new Miniflare(this.#miniflareOptions());
+    await this.#miniflare.ready;
+    this.#runtimePids = runtimeChildren().filter((pid) => !before.has(pid));
+    this.proxyUrl = (await this.#miniflare.unsafeGetDirectURL(PROXY)).href;
+    this.registryUrl = (await this.#miniflare.unsafeGetDirectURL(REGISTRY)).href;
+    this.registry = registryAt(this.registryUrl);
+    if (!this.#options.without?.includes("DB")) {
+      this.db = await this.#miniflare.getD1Database("DB", PROXY);
+      await applyMigrations(this.db);
+    }
+  }
+
+  #miniflareOptions() {
+    const { bindings, consumer = {}, hooks = false, without = [] } = this.#options;
+    const proxy = proxyWorker({
+      bindings: { REGISTRY_URL: ISSUER, ...ROOMY, ...bindings },
+      extraMain: hooks ? readFileSync(join(ROOT, "tests/support/main-for-tests.js"), "utf8") : undefined,
+      sockets: DIRECT,
+      outboundService: REGISTRY,
+    });
+    for (const name of Object.keys(proxy.bindings)) if (proxy.bindings[name] === undefined) delete proxy.bindings[name];
+    for (const queue of Object.values(proxy.queueConsumers)) Object.assign(queue, consumer);
+    const registry = registryWorker(proxy, { bindings: { ISSUER }, sockets: DIRECT });
+    const letterQueues = Object.values(proxy.queueConsumers).map((queue) => queue.deadLetterQueue);
+    for (const kind of ["durableObjects", "d1Databases", "queueProducers"]) {
+      for (const name of without) delete proxy[kind][name];
+    }
+    return {
+      ...persistUnder(this.#directory),
+      host: "127.0.0.1",
+      port: 0,
+      cf: false,
+      log: new Log(process.env.TEST_LOG ? LogLevel.DEBUG : LogLevel.NONE),
+      handleStructuredLogs: ({ message, level }) => this.#log(message, level),
+      workers: [
+        proxy,
+        registry,
+        {
+          name: "dead-letters",
+          compatibilityDate: proxy.compatibilityDate,
+          modules: true,
+          script: DEAD_LETTERS,
+          queueConsumers: Object.fromEntries(letterQueues.map((name) => [name, { maxBatchTimeout: 0 }])),
+          unsafeDirectSockets: DIRECT,
+        },
+      ],
+    };
+  }
+
+  #log(message, level) {
+    if (process.env.TEST_LOG) console.log(`[worker ${level}] ${message}`);
+    try {
+      this.logs.push(JSON.parse(message));
+    } catch {
+      this.logs.push({ text: message });
+    }
+  }
+
+  /** Log lines named `name`. */
+  logged(name) {
+    return this.logs.filter((line) => line.message === name);
+  }
+
+  agent(options) {
+    return Agent.register(this.registry, this.proxyUrl, options);
+  }
+
+  agents(count) {
+    return Promise.all(Array.from({ length: count }, () => this.agent()));
+  }
+
+  /** An unsigned request. */
+  send(method, path, over) {
+    return send(this.proxyUrl, method, path, over);
+  }
+
+  /** A message on a queue, by its binding; an object is sent as a JSON string, as WIRE.md §7 wants it. */
+  async enqueue(body, { binding = "EVENTS_QUEUE", contentType = "text" } = {}) {
+    const producer = await this.#miniflare.getQueueProducer(binding, PROXY);
+    await producer.send(contentType === "text" && typeof body !== "string" ? JSON.stringify(body) : body, { contentType });
+  }
+
+  async deadLetters() {
+    const url = await this.#miniflare.unsafeGetDirectURL("dead-letters");
+    return (await fetch(url)).json();
+  }
+
+  fault(dependency, mode, rest = {}) {
+    return this.registry("/dev/faults", { dependency, mode, ...rest });
+  }
+
+  counters(reset = false) {
+    return this.registry("/dev/counters", { reset });
+  }
+
+  // The four below need `hooks`.
+  async moveClock(offsetMs) {
+    await this.send("GET", `/__test/clock?offsetMs=${offsetMs}`);
+  }
+  async evict(binding, name) {
+    await this.send("GET", `/__test/abort?binding=${binding}&name=${encodeURIComponent(name)}`);
+  }
+  async wipe(binding, name) {
+    await this.send("GET", `/__test/wipe?binding=${binding}&name=${encodeURIComponent(name)}`);
+  }
+  async runScheduled() {
+    await this.send("GET", "/__test/scheduled");
+  }
+
+  /** A new runtime on the same storage. Agents made before need the new `proxyUrl`: see `adopt`. */
+  async restart(over = {}) {
+    await this.#miniflare.dispose();
+    Object.assign(this.#options, over);
+    await this.up();
+  }
+
+  /** The same, but the runtime is killed in the middle of what it does. */
+  async killAndRestart() {
+    for (const pid of this.#runtimePids) process.kill(pid, "SIGKILL");
+    await this.restart();
+  }
+
+  /** Points agents made before a restart at the new runtime. */
+  adopt(...agents) {
+    for (const agent of agents) Object.assign(agent, { proxyUrl: this.proxyUrl, registry: this.registry });
+  }
+
+  async stop() {
+    await this.#miniflare.dispose();
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+}
+
+/** The workerd processes that this process has started (Linux). */
+function runtimeChildren() {
+  const own = [];
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      const [, name, parent] = /^\d+ \((.*)\) \S (\d+)/.exec(stat);
+      if (name.startsWith("workerd") && Number(parent) === process.pid) own.push(Number(pid));
+    } catch {
+      // it ended while we looked
+    }
+  }
+  return own;
+}
+
+/** Asks until `check` returns something true, or the deadline: for what happens in its own time. */
+export async function eventually(check, { deadlineMs = 8000, everyMs = 20, what = "it" } = {}) {
+  const deadline = Date.now() + deadlineMs;
+  for (;;) {
+    const found = await check();
+    if (found) return found;
+    if (Date.now() > deadline) throw new Error(`${what} did not happen within ${deadlineMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, everyMs));
+  }
+}
