@@ -10,6 +10,7 @@ use serde::Serialize;
 use url::Url;
 use worker::{Headers, Request, Response, ResponseBuilder};
 
+use crate::core::budget::Budget;
 use crate::error::ApiError;
 use crate::protocol::code;
 use crate::protocol::ids::RequestId;
@@ -62,6 +63,8 @@ pub struct Incoming {
     pub body: Vec<u8>,
     /// The caller's where it is well-formed, else a new one.
     pub request_id: RequestId,
+    /// What the request may still spend on the registry, whatever it must ask (DESIGN.md §1).
+    pub budget: Budget,
 }
 
 impl Incoming {

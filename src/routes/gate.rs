@@ -86,7 +86,7 @@ pub async fn admit(app: &App, incoming: &Incoming, policy: Policy) -> Result<Ver
     };
     let gate = Gate {
         app,
-        budget: Budget::new(app.now_ms(), app.config.registry.budget_ms),
+        budget: incoming.budget,
         expected_issuer: expected_issuer(app, incoming),
     };
     match pipeline::verify(&gate, &presented, policy).await {
@@ -227,12 +227,9 @@ fn keep_validation(
 /// take anything from the request's host.
 fn expected_issuer(app: &App, incoming: &Incoming) -> Issuer {
     let registry = &app.config.registry;
-    if app.config.environment == Environment::Local && registry.issuer.is_none() {
-        if let Some(moved) = Issuer::for_request(&registry.url, true, &incoming.target.url) {
-            return moved;
-        }
-    }
-    registry.expected_issuer.clone()
+    let local = app.config.environment == Environment::Local && registry.issuer.is_none();
+    let moved = Issuer::for_request(&registry.url, local, &incoming.target.url);
+    moved.unwrap_or_else(|| registry.expected_issuer.clone())
 }
 
 fn log_verified(app: &App, incoming: &Incoming, verified: &Verified) {

@@ -51,7 +51,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     let payload = parse_payload(&incoming)?;
     let recipient = parse_recipient(&incoming)?;
     let group = parse_group(&incoming)?;
-    check_trust(app, &caller, &recipient, group).await?;
+    check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
     let injected = inject_identity(app, &caller, payload);
     let call = DeliverCall {
         sender: caller.agent().clone(),
@@ -143,6 +143,7 @@ async fn check_trust(
     caller: &Caller,
     recipient: &AgentDid,
     group: Option<GroupId>,
+    budget: &Budget,
 ) -> Result<(), ApiError> {
     let Some(group) = group else {
         let (paired, _) = store::is_paired(app, caller.agent(), recipient, caller.generation()).await?;
@@ -152,9 +153,8 @@ async fn check_trust(
             Err(forbidden("You and the recipient are not paired."))
         };
     };
-    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
     for member in [caller.agent(), recipient] {
-        match is_member(app, &budget, &group, member, caller.generation()).await {
+        match is_member(app, budget, &group, member, caller.generation()).await {
             Ok((true, _)) => {}
             Ok((false, _)) => {
                 return Err(forbidden(

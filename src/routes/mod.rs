@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::clock;
 use crate::config::Fault;
 use crate::core::address_limit::AddressLimit;
+use crate::core::budget::Budget;
 use crate::core::router::{self, Access, BodyLimit, Found, Route, RouteSpec, SMALL_BODY_BYTES};
 use crate::error::ApiError;
 use crate::http::{self, BodyError, Incoming, Target};
@@ -114,11 +115,13 @@ async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Resu
             BodyError::TooLarge => too_large(limit),
             BodyError::Broken => ApiError::new(spec.broken_body, "The request body broke off."),
         })?;
+    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
     let incoming = Incoming {
         target,
         headers,
         body,
         request_id: request_id.clone(),
+        budget,
     };
     dispatch(app, spec, incoming).await
 }

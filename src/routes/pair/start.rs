@@ -62,7 +62,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         ));
     }
 
-    confirm_ownership(app, &caller).await?;
+    confirm_ownership(app, &caller, &incoming.budget).await?;
 
     let issuer = own_origin(&incoming)?;
     let exp_s = app.now_ms() / 1000 + ttl_s;
@@ -127,9 +127,8 @@ fn make_ticket(app: &App, iss: Origin, exp_s: u64) -> Result<NewTicket, getrando
     })
 }
 
-async fn confirm_ownership(app: &App, caller: &Caller) -> Result<(), ApiError> {
-    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
-    let refusal = match identity::owns(app, &budget, caller.owner(), caller.agent()).await {
+async fn confirm_ownership(app: &App, caller: &Caller, budget: &Budget) -> Result<(), ApiError> {
+    let refusal = match identity::owns(app, budget, caller.owner(), caller.agent()).await {
         Ok(ownership) if ownership.is_confirmed() => return Ok(()),
         Ok(_) => ApiError::new(
             &code::PROXY_PAIR_OWNERSHIP_FORBIDDEN,
