@@ -98,7 +98,8 @@ function targetDirectory() {
   return JSON.parse(asked.stdout).target_directory;
 }
 
-function cargo(args) {
+/** One run of cargo; ends the process where it fails. */
+export function cargo(args) {
   return new Promise((resolve) => {
     const child = spawn("cargo", args, { cwd: ROOT, stdio: "inherit" });
     process.once("exit", () => child.kill()); // where the other one failed

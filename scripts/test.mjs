@@ -1,17 +1,18 @@
-// `npm test`: sets up, runs the native tests, builds the Worker, runs the tests on the real runtime. Stops at the first
-// part that fails; arguments are names of files in tests/runtime (all, where there are none).
+// `npm test`: sets up, builds, runs the native tests and then those on the real runtime. Stops at the first part that
+// fails; arguments choose among the files of tests/runtime by parts of their names.
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 
-import { build } from "./build.mjs";
+import { build, cargo } from "./build.mjs";
 import { ROOT, setup } from "./setup.mjs";
 
 const RUNTIME_TESTS = "tests/runtime";
 
 await setup();
+// The native tests compile beside the Worker, whose last steps keep one core busy and no more.
+await Promise.all([build(), cargo(["test", "--quiet", "--locked", "--no-run"])]);
 run("cargo", ["test", "--locked"]);
-await build();
 run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", ...runtimeTests()]);
 
 function runtimeTests() {
@@ -22,7 +23,7 @@ function runtimeTests() {
 }
 
 function run(command, args) {
-  console.log(`[test] ${command === process.execPath ? "node" : command} ${args.slice(0, 2).join(" ")}`);
+  console.log(`[test] ${command === process.execPath ? "node" : command} ${args[0]}`);
   const done = spawnSync(command, args, { cwd: ROOT, stdio: "inherit" });
   if (done.status !== 0) process.exit(done.status ?? 1);
 }

@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("log", &["protocol", "clock"]),
     ("app", &["protocol", "core", "config", "log", "clock"]),
-    ("http", &["protocol", "error"]),
+    ("http", &["protocol", "core", "error"]),
     (
         "registry",
         &[

@@ -52,8 +52,7 @@ impl QueueMessage {
             &JsValue::from_str("delaySeconds"),
             &JsValue::from(delay_s),
         );
-        // A message neither acknowledged nor retried comes again as well when the batch fails, and is lost when it does
-        // not: there is no third way to say it.
+        // The call can only fail for options that are not as they should be, and these are.
         let _ = self.inner.retry(options.into());
     }
 }

@@ -13,6 +13,7 @@ mod receipts;
 
 use futures_util::future;
 use serde_json::{Value, json};
+use wasm_bindgen::JsValue;
 use worker::{Context, Env, worker_sys};
 
 use self::message::QueueMessage;
@@ -26,6 +27,9 @@ use crate::protocol::event::{Event, EventError, parse_event};
 const MESSAGE_TIMEOUT_MS: u64 = 15_000;
 /// Faulty settings are mended by people: nothing is gained by asking every second.
 const SETTINGS_RETRY_S: u32 = 60;
+
+/// A message on its way to the dead-letter queue is logged at its first try and then once in so many.
+const DEAD_LETTER_LINE_EVERY: u32 = 25;
 
 /// What becomes of a message.
 enum Outcome {
@@ -46,7 +50,11 @@ pub async fn serve(batch: worker_sys::MessageBatch, env: Env, ctx: Context) {
     let queue = batch.queue().map(String::from).unwrap_or_default();
     let messages: Vec<QueueMessage> = match batch.messages() {
         Ok(messages) => messages.iter().map(QueueMessage::from).collect(),
-        Err(_) => return Log.error("proxy.queue.batch_unreadable", json!({ "queue": queue })),
+        Err(_) => {
+            // What is neither acknowledged nor given back counts as acknowledged.
+            let _ = batch.retry_all(JsValue::NULL);
+            return Log.error("proxy.queue.batch_unreadable", json!({ "queue": queue }));
+        }
     };
     match App::new(env, Some(ctx)) {
         Ok(app) => {
@@ -96,8 +104,11 @@ async fn work(app: &App, queue: &str, message: &QueueMessage) {
             message.retry(retry_delay_s(message.attempts()));
         }
         Outcome::DeadLetter(reason) => {
-            app.log
-                .error("proxy.queue.message_failed", fields(&reason, "dead-lettered"));
+            // It is tried as often as the queue is set to, in a row: one line of many says it.
+            if message.attempts() % DEAD_LETTER_LINE_EVERY == 1 {
+                app.log
+                    .error("proxy.queue.message_failed", fields(&reason, "dead-lettered"));
+            }
             message.retry(0);
         }
     }
