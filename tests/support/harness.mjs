@@ -6,7 +6,9 @@ import { join } from "node:path";
 
 import { Log, LogLevel, Miniflare } from "miniflare";
 
-import { PROXY, REGISTRY, applyMigrations, persistUnder, proxyWorker, registryWorker } from "../../scripts/local.mjs";
+import {
+  PROXY, REGISTRY, applyMigrations, localSecrets, persistUnder, proxyWorker, registryWorker,
+} from "../../scripts/local.mjs";
 import { ROOT } from "../../scripts/setup.mjs";
 import { Agent, registryAt, send } from "./agent.mjs";
 
@@ -47,6 +49,7 @@ export class World {
   #options;
   #miniflare;
   #runtimePids = [];
+  #secrets = Object.values(localSecrets());
   #directory = mkdtempSync(join(tmpdir(), "clawdentity-test-"));
 
   /** Every line the worker logged: parsed where it is JSON, else {text}. */
@@ -121,8 +124,10 @@ export class World {
     return this.logs.filter((line) => line.message === name);
   }
 
-  agent(options) {
-    return Agent.register(this.registry, this.proxyUrl, options);
+  async agent(options) {
+    const agent = await Agent.register(this.registry, this.proxyUrl, options);
+    this.#secrets.push(agent.ait, agent.accessToken);
+    return agent;
   }
 
   agents(count) {
@@ -185,9 +190,13 @@ export class World {
     for (const agent of agents) Object.assign(agent, { proxyUrl: this.proxyUrl, registry: this.registry });
   }
 
+  /** Ends the runtime, and fails where its log shows what no log may show. */
   async stop() {
     await this.#miniflare.dispose();
     rmSync(this.#directory, { recursive: true, force: true });
+    const text = this.logs.map((line) => JSON.stringify(line)).join("\n");
+    if (text.includes("panicked")) throw new Error(`the worker panicked: ${text.match(/.*panicked.*/)[0]}`);
+    for (const secret of this.#secrets) if (text.includes(secret)) throw new Error("a log line holds a token");
   }
 }
 
