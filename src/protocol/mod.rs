@@ -22,6 +22,7 @@ pub mod keyset;
 pub mod profile;
 pub mod proof;
 pub mod receipt;
+pub mod revocation;
 mod text;
 pub mod ticket;
 pub mod time;

@@ -1,0 +1,437 @@
+//! Revocations on the wire (WIRE.md §10): the items of the feed, its pages, and what an operator asks for.
+//!
+//! An `Item` is one row of the ledger: a number and exactly what that kind of row is about, so that an item of kind
+//! `agent` cannot lack its agent. Readers of the feed are deployed apart from the proxy, so a field that they do not
+//! know is skipped; a *kind* that they do not know is refused, because nobody can skip a revocation safely.
+//! An operator's order is closed: a mistyped field must not turn a token's revocation into an agent's.
+//!
+//! Not its job: numbering, merging and lifting, which the ledger does, and keeping a set, which the guard does.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use super::did::AgentDid;
+use super::ids::Ulid;
+use super::text::{Object, json, object, present, reason};
+use super::time::parse_loose;
+
+/// The largest `seq`: exact in JavaScript and in D1.
+pub const MAX_SEQ: u64 = (1 << 53) - 1;
+/// The most items of a page.
+pub const MAX_PAGE_ITEMS: usize = 1000;
+/// The largest item: two identifiers, a reason of 280 characters and some numbers stay far below it.
+pub const MAX_ITEM_BYTES: usize = 4 * 1024;
+/// The largest page.
+pub const MAX_PAGE_BYTES: usize = MAX_PAGE_ITEMS * MAX_ITEM_BYTES + 1024;
+/// The largest order of an operator.
+pub const MAX_ORDER_BYTES: usize = MAX_ITEM_BYTES;
+
+/// Not what WIRE.md §10 says. It repeats nothing of the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RevocationError(&'static str);
+
+impl RevocationError {
+    /// What to tell the caller.
+    pub const fn reason(self) -> &'static str {
+        self.0
+    }
+}
+
+/// Who says that something is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An event of the registry.
+    Queue,
+    /// The registry's signed list.
+    Crl,
+    /// A person.
+    Operator,
+}
+
+impl Source {
+    /// As in the ledger, the feed and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Crl => "crl",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// The source of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "queue" => Some(Self::Queue),
+            "crl" => Some(Self::Crl),
+            "operator" => Some(Self::Operator),
+            _ => None,
+        }
+    }
+}
+
+/// What an item is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The agent, with every token it has or will have.
+    Agent {
+        /// The agent.
+        agent: AgentDid,
+    },
+    /// One token.
+    Token {
+        /// The token.
+        jti: Ulid,
+        /// Whose it is, where that is known.
+        agent: Option<AgentDid>,
+        /// When the token expires, Unix milliseconds, where that is known.
+        expires_at_ms: Option<u64>,
+    },
+    /// The agent's session: its access tokens, not its AIT.
+    Session {
+        /// The agent.
+        agent: AgentDid,
+    },
+    /// An earlier item holds no longer.
+    Lift {
+        /// That item's number.
+        lifts: u64,
+        /// The agent that it was about, where the ledger says so.
+        agent: Option<AgentDid>,
+        /// The token that it was about, where the ledger says so.
+        jti: Option<Ulid>,
+    },
+}
+
+impl Subject {
+    /// `kind` on the wire and in the ledger.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Agent { .. } => "agent",
+            Self::Token { .. } => "token",
+            Self::Session { .. } => "session",
+            Self::Lift { .. } => "lift",
+        }
+    }
+
+    /// The agent, where one is named.
+    pub const fn agent(&self) -> Option<&AgentDid> {
+        match self {
+            Self::Agent { agent } | Self::Session { agent } => Some(agent),
+            Self::Token { agent, .. } | Self::Lift { agent, .. } => agent.as_ref(),
+        }
+    }
+
+    /// The token, where one is named.
+    pub const fn jti(&self) -> Option<Ulid> {
+        match self {
+            Self::Token { jti, .. } => Some(*jti),
+            Self::Lift { jti, .. } => *jti,
+            Self::Agent { .. } | Self::Session { .. } => None,
+        }
+    }
+}
+
+/// One row of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its number, 1 or more; later rows have higher ones, and numbers may be left out.
+    pub seq: u64,
+    /// What it is about.
+    pub subject: Subject,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// When, by the source; Unix milliseconds.
+    pub revoked_at_ms: u64,
+    /// Who says so.
+    pub source: Source,
+}
+
+impl Item {
+    /// Parses one item, as in the `data:` of the event stream.
+    ///
+    /// # Errors
+    /// Over `MAX_ITEM_BYTES`, or not an item.
+    pub fn parse(body: &[u8]) -> Result<Self, RevocationError> {
+        if body.len() > MAX_ITEM_BYTES {
+            return Err(RevocationError("a revocation is too large"));
+        }
+        object(body).ok_or(RevocationError("not a revocation"))
+    }
+
+    /// The JSON text that `parse` accepts, on one line.
+    pub fn to_json(&self) -> String {
+        json(self)
+    }
+}
+
+/// A page of the feed: the answer of `GET /v1/revocations`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// The ledger's last number; 0 where it is empty.
+    pub latest: u64,
+    /// What to ask for next: all items up to this number were given.
+    pub next: u64,
+    /// Whether there are items after this page.
+    pub more: bool,
+    /// In order of their numbers.
+    pub items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct RawPage {
+    latest: u64,
+    next: u64,
+    more: bool,
+    items: Vec<Item>,
+}
+
+impl Page {
+    /// Parses a page. Numbers must rise from item to item, and `next` and `latest` must not lie before the last one.
+    ///
+    /// # Errors
+    /// Over `MAX_PAGE_BYTES`, or not a page, or one that cannot be followed: more is said to come after no items.
+    pub fn parse(body: &[u8]) -> Result<Self, RevocationError> {
+        const MALFORMED: RevocationError = RevocationError("not a page of revocations");
+        if body.len() > MAX_PAGE_BYTES {
+            return Err(RevocationError("a page of revocations is too large"));
+        }
+        let RawPage {
+            latest,
+            next,
+            more,
+            items,
+        } = object(body).ok_or(MALFORMED)?;
+        let mut last = 0;
+        for item in &items {
+            if item.seq <= last {
+                return Err(MALFORMED);
+            }
+            last = item.seq;
+        }
+        let followable = last <= next && last <= latest && !(more && items.is_empty());
+        if items.len() > MAX_PAGE_ITEMS || latest.max(next) > MAX_SEQ || !followable {
+            return Err(MALFORMED);
+        }
+        Ok(Self {
+            latest,
+            next,
+            more,
+            items,
+        })
+    }
+
+    /// The JSON text that `parse` accepts.
+    pub fn to_json(&self) -> String {
+        json(self)
+    }
+}
+
+/// What an operator may revoke: the body of `POST /admin/v1/revocations`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// What to revoke; never a lift, which has a route of its own.
+    pub subject: Subject,
+    /// Why, for people.
+    pub reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawOrder {
+    kind: Kind,
+    #[serde(default, deserialize_with = "present")]
+    agent_did: Option<AgentDid>,
+    #[serde(default, deserialize_with = "present")]
+    jti: Option<Ulid>,
+    #[serde(default, deserialize_with = "present")]
+    expires_at: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    reason: Option<String>,
+}
+
+impl Order {
+    /// Parses an order. `expiresAt` may be ISO-8601, seconds or milliseconds. A field that the kind has no use for is
+    /// refused: who names a token and says `agent` may mean either.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the operator to read.
+    pub fn parse(body: &[u8]) -> Result<Self, RevocationError> {
+        if body.len() > MAX_ORDER_BYTES {
+            return Err(RevocationError("the body is too large"));
+        }
+        let raw: RawOrder = object(body).ok_or(RevocationError(
+            "the body is not {kind, agentDid?, jti?, expiresAt?, reason?} with valid identifiers",
+        ))?;
+        let expires_at_ms = match &raw.expires_at {
+            Some(value) => Some(parse_loose(value).ok_or(RevocationError("expiresAt is no time"))?),
+            None => None,
+        };
+        let of_token = raw.jti.is_some() || expires_at_ms.is_some();
+        let subject = match (raw.kind, raw.agent_did, raw.jti) {
+            (Kind::Token, agent, Some(jti)) => Subject::Token {
+                jti,
+                agent,
+                expires_at_ms,
+            },
+            (Kind::Token, _, None) => return Err(RevocationError("kind token needs jti")),
+            (Kind::Lift, ..) => return Err(RevocationError("a lift is POST …/revocations/<seq>/lift")),
+            (Kind::Agent | Kind::Session, _, _) if of_token => {
+                return Err(RevocationError("jti and expiresAt belong to kind token"));
+            }
+            (Kind::Agent, Some(agent), _) => Subject::Agent { agent },
+            (Kind::Session, Some(agent), _) => Subject::Session { agent },
+            (Kind::Agent | Kind::Session, None, _) => {
+                return Err(RevocationError("kinds agent and session need agentDid"));
+            }
+        };
+        Ok(Self {
+            subject,
+            reason: raw.reason.as_deref().and_then(reason),
+        })
+    }
+
+    /// The JSON text that `parse` accepts.
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Written<'a> {
+            kind: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            agent_did: Option<&'a AgentDid>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            jti: Option<Ulid>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            expires_at: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
+        }
+
+        json(&Written {
+            kind: self.subject.kind(),
+            agent_did: self.subject.agent(),
+            jti: self.subject.jti(),
+            expires_at: expiry(&self.subject),
+            reason: self.reason.as_deref(),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Agent,
+    Token,
+    Session,
+    Lift,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawItem {
+    seq: u64,
+    kind: Kind,
+    agent_did: Option<AgentDid>,
+    jti: Option<Ulid>,
+    lifts: Option<u64>,
+    reason: Option<String>,
+    revoked_at: u64,
+    expires_at: Option<u64>,
+    source: Source,
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Object(raw) = Object::<RawItem>::deserialize(deserializer)?;
+        raw.item()
+            .ok_or_else(|| serde::de::Error::custom("not a revocation"))
+    }
+}
+
+impl RawItem {
+    fn item(self) -> Option<Item> {
+        if !is_seq(self.seq) {
+            return None;
+        }
+        let subject = match self.kind {
+            Kind::Agent => Subject::Agent {
+                agent: self.agent_did?,
+            },
+            Kind::Session => Subject::Session {
+                agent: self.agent_did?,
+            },
+            Kind::Token => Subject::Token {
+                jti: self.jti?,
+                agent: self.agent_did,
+                expires_at_ms: self.expires_at,
+            },
+            Kind::Lift => Subject::Lift {
+                lifts: self.lifts.filter(|lifts| is_seq(*lifts) && *lifts < self.seq)?,
+                agent: self.agent_did,
+                jti: self.jti,
+            },
+        };
+        Some(Item {
+            seq: self.seq,
+            subject,
+            reason: self.reason.as_deref().and_then(reason),
+            revoked_at_ms: self.revoked_at,
+            source: self.source,
+        })
+    }
+}
+
+fn is_seq(number: u64) -> bool {
+    (1..=MAX_SEQ).contains(&number)
+}
+
+const fn expiry(subject: &Subject) -> Option<u64> {
+    match subject {
+        Subject::Token { expires_at_ms, .. } => *expires_at_ms,
+        _ => None,
+    }
+}
+
+impl Serialize for Item {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Written<'a> {
+            seq: u64,
+            kind: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            agent_did: Option<&'a AgentDid>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            jti: Option<Ulid>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            lifts: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
+            revoked_at: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            expires_at: Option<u64>,
+            source: Source,
+        }
+
+        let lifts = match &self.subject {
+            Subject::Lift { lifts, .. } => Some(*lifts),
+            _ => None,
+        };
+        Written {
+            seq: self.seq,
+            kind: self.subject.kind(),
+            agent_did: self.subject.agent(),
+            jti: self.subject.jti(),
+            lifts,
+            reason: self.reason.as_deref(),
+            revoked_at: self.revoked_at_ms,
+            expires_at: expiry(&self.subject),
+            source: self.source,
+        }
+        .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests;
