@@ -59,6 +59,9 @@ impl Session {
 
     /// `RelayCall::FindDelivery`.
     pub fn find_delivery(self: &Rc<Self>, sender: &AgentDid, id: &MessageId) -> Result<RelayReply, Failure> {
+        if self.is_unused()? {
+            return Ok(RelayReply::NotFound);
+        }
         self.step(|awake, _| {
             Ok(match awake.tables.by_either_id(sender, id)? {
                 Some(kept) => RelayReply::Found(FoundDelivery {

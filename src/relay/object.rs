@@ -90,10 +90,7 @@ impl AgentRelaySession {
             RelayCall::RecordReceipt(call) => session.record_receipt(agent, &call),
             RelayCall::PushReceipts(call) => session.keep_receipts(agent, &call),
             RelayCall::FindDelivery { sender, request_id } => session.find_delivery(&sender, &request_id),
-            RelayCall::GenerationChanged { generation } => session.step(|awake, moment| {
-                awake.change_socket(moment, |it| it.generation = generation)?;
-                Ok(RelayReply::Done)
-            }),
+            RelayCall::GenerationChanged { generation } => session.change_generation(generation),
             RelayCall::RevokeSockets { which } => Ok(RelayReply::Closed {
                 sockets: session.revoke(agent, &which)?,
             }),

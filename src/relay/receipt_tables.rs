@@ -14,31 +14,6 @@ use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::receipt::ReceiptStatus;
 
-/// Changing a table is a migration.
-pub(super) const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS outbox (
-  seq INTEGER PRIMARY KEY,
-  sender_did TEXT NOT NULL,
-  request_id TEXT NOT NULL,
-  status TEXT NOT NULL,
-  reason TEXT,
-  attempts INTEGER NOT NULL,
-  due_at_ms INTEGER NOT NULL,
-  expires_at_ms INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS receipts (
-  seq INTEGER PRIMARY KEY,
-  request_id TEXT NOT NULL,
-  recipient_did TEXT NOT NULL,
-  status TEXT NOT NULL,
-  reason TEXT,
-  expires_at_ms INTEGER NOT NULL,
-  pushed INTEGER NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS receipts_by_message ON receipts (request_id, recipient_did);
-CREATE INDEX IF NOT EXISTS receipts_unpushed ON receipts (seq) WHERE pushed = 0;
-";
-
 /// Rows looked at by one sweep.
 const SWEEP_ROWS: i64 = 200;
 

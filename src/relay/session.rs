@@ -198,6 +198,12 @@ impl Session {
         Ok(result)
     }
 
+    /// Nothing was ever stored here: who only asks must not make it so, for anyone may ask about anyone.
+    pub fn is_unused(&self) -> Result<bool, Failure> {
+        let is_awake = self.awake.try_borrow().is_ok_and(|awake| awake.is_some());
+        Ok(!is_awake && !Tables::exist(&self.state.storage().sql())?)
+    }
+
     /// The platform fired the alarm: it is no longer set.
     pub fn alarm_fired(&self) {
         self.alarm.set(Alarm::Unset);

@@ -16,8 +16,9 @@ use std::rc::{Rc, Weak};
 use serde_json::json;
 use worker::{Request, Response, ResponseBuilder, WebSocket, WebSocketIncomingMessage, WebSocketPair};
 
-use super::protocol::{CONNECT_HEADER, ConnectCall, ConnectRefusal, RevokedSockets};
+use super::protocol::{CONNECT_HEADER, ConnectCall, ConnectRefusal, RelayReply, RevokedSockets};
 use super::session::{Awake, Failure, META_REVOKED, Moment, Session, attachment_text};
+use crate::core::admission::Generation;
 use crate::core::relay_queue::DeadReason;
 use crate::core::relay_queue::socket::{Attachment, SocketStep};
 use crate::protocol::did::AgentDid;
@@ -166,20 +167,21 @@ impl Session {
             };
             awake.belongs_to(&it.agent);
             let is_current = !it.closed && awake.socket.as_ref().is_some_and(|open| open.is(&it.socket_id));
-            let text = match message {
-                WebSocketIncomingMessage::String(text) => Some(text),
-                WebSocketIncomingMessage::Binary(bytes) => String::from_utf8(bytes).ok(),
+            let max_bytes = moment.app.config.relay.max_frame_bytes;
+            let (bytes, text) = match message {
+                WebSocketIncomingMessage::String(text) => (text.len(), Some(text)),
+                WebSocketIncomingMessage::Binary(bytes) => (bytes.len(), String::from_utf8(bytes).ok()),
             };
+            let text = text.filter(|_| bytes <= max_bytes);
             if !is_current {
                 awake.late_message(text.as_deref(), moment)?;
                 return Ok(None);
             }
             awake.change_socket(moment, |it| it.last_seen_ms = moment.now_ms)?;
-            let Some(text) = text else { return Ok(None) };
-            if text.len() > moment.app.config.relay.max_frame_bytes {
+            if bytes > max_bytes {
                 awake.close_socket(TOO_BIG, "frame_too_large", moment)?;
-                return Ok(None);
             }
+            let Some(text) = text else { return Ok(None) };
             match frame::parse_inbound(&text) {
                 Ok(InboundFrame::Heartbeat { id }) => {
                     let answer = frame::heartbeat_ack(moment.app.new_ulid()?, moment.now_ms, id);
@@ -233,6 +235,9 @@ impl Session {
         for one in underway.iter().filter(|one| names(&one.jti)) {
             one.revoked.set(true);
         }
+        if *which != RevokedSockets::Agent && self.is_unused()? {
+            return Ok(0);
+        }
         self.step(|awake, moment| {
             awake.belongs_to(agent);
             let mut closed = 0;
@@ -252,6 +257,19 @@ impl Session {
                 awake.apply(changes, moment)?;
             }
             Ok(closed)
+        })
+    }
+}
+
+impl Session {
+    /// `RelayCall::GenerationChanged`.
+    pub fn change_generation(self: &Rc<Self>, generation: Generation) -> Result<RelayReply, Failure> {
+        if self.is_unused()? {
+            return Ok(RelayReply::Done);
+        }
+        self.step(|awake, moment| {
+            awake.change_socket(moment, |it| it.generation = generation)?;
+            Ok(RelayReply::Done)
         })
     }
 }
@@ -340,11 +358,8 @@ impl Awake {
 
     /// From a socket that was closed: an acceptance is true whenever it comes.
     fn late_message(&mut self, text: Option<&str>, moment: &Moment) -> Result<(), Failure> {
-        let Some(text) = text.filter(|text| text.len() <= moment.app.config.relay.max_frame_bytes) else {
-            return Ok(());
-        };
-        match frame::parse_inbound(text) {
-            Ok(InboundFrame::DeliverAck { ack_id, accepted, .. }) => {
+        match text.map(frame::parse_inbound) {
+            Some(Ok(InboundFrame::DeliverAck { ack_id, accepted, .. })) => {
                 self.acknowledged(ack_id, accepted, false, moment)
             }
             _ => Ok(()),

@@ -5,7 +5,7 @@
 //! `GET /v1/relay/delivery-receipts`, until it is swept.
 //!
 //! Costs, in rows written (storage bills them, indexes included): a message that goes out at once and is acknowledged
-//! takes 3 and 2. So: `deliver_id` is stored, and indexed, only where it is not the request's id; the index of live
+//! takes 3 and 1. So: `deliver_id` is stored, and indexed, only where it is not the request's id; the index of live
 //! rows depends on `payload` alone, which no change among live states touches; numbers are the queue's, without
 //! AUTOINCREMENT; nothing is indexed by expiry, because rows are swept from the front, oldest first. Nothing here costs
 //! more for rows that are done.
@@ -15,38 +15,10 @@ use worker::{SqlStorage, SqlStorageValue};
 
 use super::session::Failure;
 use crate::core::relay_queue::outcome::DeliveryState;
+use crate::core::relay_queue::schema::SCHEMA;
 use crate::core::relay_queue::{Launch, Place, StoredRow};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
-
-/// Changing a table is a migration: a session may have been asleep for months.
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS deliveries (
-  seq INTEGER PRIMARY KEY,
-  request_id TEXT NOT NULL,
-  sender_did TEXT NOT NULL,
-  deliver_id TEXT,
-  state TEXT NOT NULL,
-  reason TEXT,
-  attempts INTEGER NOT NULL,
-  due_at_ms INTEGER NOT NULL,
-  sent_on TEXT,
-  created_at_ms INTEGER NOT NULL,
-  expires_at_ms INTEGER NOT NULL,
-  status_updated_at_ms INTEGER NOT NULL,
-  bytes INTEGER NOT NULL,
-  delivery_source TEXT,
-  content_type TEXT,
-  group_id TEXT,
-  conversation_id TEXT,
-  reply_to TEXT,
-  payload TEXT
-);
-CREATE UNIQUE INDEX IF NOT EXISTS deliveries_by_request ON deliveries (request_id, sender_did);
-CREATE INDEX IF NOT EXISTS deliveries_by_frame ON deliveries (deliver_id) WHERE deliver_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS deliveries_live ON deliveries (seq) WHERE payload IS NOT NULL;
-";
 
 /// Rows looked at by one sweep.
 const SWEEP_ROWS: i64 = 200;
@@ -162,8 +134,13 @@ impl Tables {
     /// The tables, made where they are not there yet.
     pub fn open(sql: SqlStorage) -> Result<Self, Failure> {
         sql.exec(SCHEMA, None)?;
-        sql.exec(super::receipt_tables::SCHEMA, None)?;
         Ok(Self { sql })
+    }
+
+    /// Whether there are any.
+    pub fn exist(sql: &SqlStorage) -> Result<bool, Failure> {
+        let query = "SELECT 1 AS found FROM sqlite_master WHERE name = 'deliveries'";
+        Ok(!sql.exec(query, None)?.to_array::<serde_json::Value>()?.is_empty())
     }
 
     /// A value that outlives everything.
