@@ -8,12 +8,13 @@ import { build, cargo } from "./build.mjs";
 import { ROOT, setup } from "./setup.mjs";
 
 const RUNTIME_TESTS = "tests/runtime";
+const TIMEOUT_MS = 180_000; // of one file: it hangs
 
 await setup();
 // The native tests compile beside the Worker, whose last steps keep one core busy and no more.
 await Promise.all([build(), cargo(["test", "--quiet", "--locked", "--no-run"])]);
 run("cargo", ["test", "--locked"]);
-run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", ...runtimeTests()]);
+run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", `--test-timeout=${TIMEOUT_MS}`, ...runtimeTests()]);
 
 function runtimeTests() {
   const asked = process.argv.slice(2);

@@ -83,6 +83,8 @@ pub struct RegistrySettings {
     pub budget_ms: u64,
     /// The circuits' figures.
     pub circuit: CircuitFigures,
+    /// A refresh that was not answered is claimed anew after.
+    pub refresh_claim_ms: u64,
     /// Signing keys: fresh for, stale until, cool-down of an unknown `kid`.
     pub keys_fresh_ms: u64,
     /// See `keys_fresh_ms`.
@@ -95,12 +97,16 @@ pub struct RegistrySettings {
     pub access_stale_ms: u64,
     /// Access validation: a 401 is remembered for.
     pub access_refused_ms: u64,
+    /// Access validation: longest pause after a row of 401s.
+    pub access_refused_max_ms: u64,
     /// Different unvalidated tokens of one agent asked about in a minute.
     pub access_unknown_tokens_per_minute: u32,
     /// Group membership: fresh for.
     pub membership_fresh_ms: u64,
     /// Group membership: stale until.
     pub membership_stale_ms: u64,
+    /// Group membership: that an agent is no member is remembered for.
+    pub membership_refused_ms: u64,
 }
 
 /// Figures of a circuit breaker (DESIGN.md §4).
@@ -136,7 +142,7 @@ pub struct CrlSettings {
     pub stale_behavior: CrlStaleBehavior,
 }
 
-/// The trust store (D1).
+/// The trust store (D1) and the trust objects.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustSettings {
     /// Fresh for.
@@ -145,6 +151,8 @@ pub struct TrustSettings {
     pub stale_ms: u64,
     /// D1 counts as not answering after.
     pub timeout_ms: u64,
+    /// A trust object counts as not answering after.
+    pub state_timeout_ms: u64,
 }
 
 /// Rate limits.
@@ -206,6 +214,8 @@ pub struct Config {
     pub rate: RateSettings,
     /// The relay.
     pub relay: RelaySettings,
+    /// A caller is warned of a skew over this, seconds.
+    pub clock_skew_warn_s: u64,
     /// Entries of each cache of an isolate.
     pub cache_max_entries: usize,
     /// Prefix messages with the sender's identity.
@@ -270,6 +280,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             fresh_ms: self.int("TRUST_FRESH_MS"),
             stale_ms: self.int("TRUST_STALE_MS"),
             timeout_ms: self.int("TRUST_TIMEOUT_MS"),
+            state_timeout_ms: self.int("TRUST_STATE_TIMEOUT_MS"),
         };
         let rate = RateSettings {
             agent_requests: self.int("AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE") as u32,
@@ -278,6 +289,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             enqueue_per_minute: self.int("ENQUEUE_RATE_LIMIT_PER_MINUTE") as u32,
         };
         let relay = self.relay();
+        let clock_skew_warn_s = self.int("CLOCK_SKEW_WARN_SECONDS");
         let cache_max_entries = self.int("CACHE_MAX_ENTRIES") as usize;
         let inject_identity = self.flag("INJECT_IDENTITY_INTO_MESSAGE");
         let admin_token = self.secret("ADMIN_TOKEN", MIN_BEARER_CHARS, 1024);
@@ -291,6 +303,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             trust,
             rate,
             relay,
+            clock_skew_warn_s,
             cache_max_entries,
             inject_identity,
             admin_token,
@@ -371,15 +384,24 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             open_ms: self.int("REGISTRY_CIRCUIT_OPEN_MS"),
             open_max_ms: self.int("REGISTRY_CIRCUIT_OPEN_MAX_MS"),
         };
+        let refresh_claim_ms = self.int("REGISTRY_REFRESH_CLAIM_MS");
+        if refresh_claim_ms < budget_ms {
+            self.fault(
+                "REGISTRY_REFRESH_CLAIM_MS",
+                "must not be below REGISTRY_BUDGET_MS".into(),
+            );
+        }
         let keys_fresh_ms = self.int("REGISTRY_KEYS_FRESH_MS");
         let keys_stale_ms = self.int("REGISTRY_KEYS_STALE_MS");
         let keys_cooldown_ms = self.int("REGISTRY_KEYS_COOLDOWN_MS");
         let access_fresh_ms = self.int("AGENT_ACCESS_FRESH_MS");
         let access_stale_ms = self.int("AGENT_ACCESS_STALE_MS");
         let access_refused_ms = self.int("AGENT_ACCESS_REFUSED_MS");
+        let access_refused_max_ms = self.int("AGENT_ACCESS_REFUSED_MAX_MS");
         let access_unknown_tokens_per_minute = self.int("AGENT_ACCESS_UNKNOWN_TOKENS_PER_MINUTE") as u32;
         let membership_fresh_ms = self.int("GROUP_MEMBERSHIP_FRESH_MS");
         let membership_stale_ms = self.int("GROUP_MEMBERSHIP_STALE_MS");
+        let membership_refused_ms = self.int("GROUP_MEMBERSHIP_REFUSED_MS");
         Some(RegistrySettings {
             url: url?,
             issuer,
@@ -389,15 +411,18 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             service_secret: service_secret?,
             budget_ms,
             circuit,
+            refresh_claim_ms,
             keys_fresh_ms,
             keys_stale_ms,
             keys_cooldown_ms,
             access_fresh_ms,
             access_stale_ms,
             access_refused_ms,
+            access_refused_max_ms,
             access_unknown_tokens_per_minute,
             membership_fresh_ms,
             membership_stale_ms,
+            membership_refused_ms,
         })
     }
 

@@ -29,6 +29,8 @@ pub struct ApiError {
     pub retry_after_s: Option<u64>,
     /// `Allow`, on 405.
     pub allow: Option<String>,
+    /// `X-Claw-Clock-Skew`, where the caller's clock is about to fail it or just did; seconds.
+    pub skew_s: Option<i64>,
 }
 
 impl ApiError {
@@ -40,6 +42,7 @@ impl ApiError {
             details: None,
             retry_after_s: None,
             allow: None,
+            skew_s: None,
         }
     }
 

@@ -15,6 +15,9 @@ use crate::error::ApiError;
 use crate::protocol::code;
 use crate::protocol::ids::RequestId;
 
+/// Tells the caller its skew: the proxy's clock minus its own, seconds.
+pub const SKEW_HEADER: &str = "x-claw-clock-skew";
+
 /// A request line, parsed.
 pub struct Target {
     /// Upper case.
@@ -134,6 +137,9 @@ pub fn error_response(error: &ApiError, request_id: &str) -> Response {
     }
     if let Some(allow) = &error.allow {
         set("allow", allow);
+    }
+    if let Some(skew_s) = error.skew_s {
+        set(SKEW_HEADER, &skew_s.to_string());
     }
     ResponseBuilder::new()
         .with_status(error.code.status)

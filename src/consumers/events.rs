@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::Outcome;
 use super::message::QueueMessage;
 use crate::app::App;
-use crate::core::admission::{RevokeRequest, Source, TokenRevocation};
+use crate::core::admission::{Changed, RevokeRequest, Source, TokenRevocation};
 use crate::core::consume::Revocation;
 use crate::protocol::did::AgentDid;
 use crate::protocol::event::{
@@ -186,7 +186,7 @@ impl Case<'_> {
             changed |= client::revoke(self.app, request).await?.changed;
         }
         if session_ended {
-            client::replace_generation(self.app, agent).await?;
+            client::replace_generation(self.app, agent, Changed::Session).await?;
         }
         let applied_at_ms = self.app.now_ms();
 
@@ -237,7 +237,7 @@ impl Case<'_> {
 
 /// Replaces an agent's generation and tells its session.
 async fn void_caches(app: &App, agent: &AgentDid) -> Result<(), Again> {
-    let generation = client::replace_generation(app, agent).await?;
+    let generation = client::replace_generation(app, agent, Changed::Session).await?;
     relay::client::call(app, agent, RelayCall::GenerationChanged { generation }).await?;
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod nonces;
 pub mod overlay;
 pub mod rate;
 pub mod refusals;
+pub mod skew;
 pub mod tables;
 
 #[cfg(test)]
@@ -29,8 +30,8 @@ mod memory;
 mod simulation;
 
 pub use self::calls::{
-    AdmitReply, AdmitRequest, CALL_URL, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation,
-    TrustCall, Validated, Validations,
+    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, RevokeReply, RevokeRequest, StoreReply,
+    StoreValidation, TrustCall, Validated, Validations,
 };
 pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};

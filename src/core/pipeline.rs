@@ -42,6 +42,7 @@ pub use self::refusal::{Refusal, RevokedBy};
 pub struct Caller {
     ait: Rc<Ait>,
     generation: Generation,
+    pairs_generation: Generation,
 }
 
 impl Caller {
@@ -73,6 +74,11 @@ impl Caller {
     /// The agent's generation at its admission: what is cached about the agent is bound to it.
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// The generation in which its pairs last changed: what is cached about them is bound to it.
+    pub fn pairs_generation(&self) -> Generation {
+        self.pairs_generation
     }
 }
 
@@ -120,6 +126,8 @@ pub struct Policy {
 pub struct Admission<V> {
     /// The agent's generation.
     pub generation: Generation,
+    /// The generation in which its pairs last changed.
+    pub pairs_generation: Generation,
     /// The agent's last access validations, as its object keeps them.
     pub validations: V,
 }
@@ -147,8 +155,11 @@ pub trait Ports {
     /// Step 5: whether the polled CRL lists this token; no provenance where the proxy goes on without a CRL.
     async fn crl_lists(&self, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal>;
     /// Step 6: whether the agent has a pair here.
-    async fn is_known(&self, agent: &AgentDid, generation: Generation)
-    -> Result<(bool, Provenance), Refusal>;
+    async fn is_known(
+        &self,
+        agent: &AgentDid,
+        pairs_generation: Generation,
+    ) -> Result<(bool, Provenance), Refusal>;
     /// Step 7: whether the access token holds; a refusal where it does not.
     async fn validate_access(
         &self,
@@ -211,7 +222,7 @@ pub async fn verify<P: Ports>(
         access: None,
     };
     if policy.known_agent {
-        let (known, provenance) = ports.is_known(&ait.sub, admission.generation).await?;
+        let (known, provenance) = ports.is_known(&ait.sub, admission.pairs_generation).await?;
         if !known {
             return Err(Refusal::UnknownAgent);
         }
@@ -228,6 +239,7 @@ pub async fn verify<P: Ports>(
         caller: Caller {
             ait,
             generation: admission.generation,
+            pairs_generation: admission.pairs_generation,
         },
         skew_s,
         evidence,

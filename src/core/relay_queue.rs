@@ -22,9 +22,11 @@ use std::rc::Rc;
 
 use crate::protocol::did::AgentDid;
 
+pub mod calls;
 pub mod identity;
 pub mod outcome;
 pub mod rate;
+pub mod schema;
 pub mod socket;
 mod types;
 

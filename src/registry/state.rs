@@ -100,7 +100,7 @@ fn bounded(app: &App, level: Level, message: &'static str, dependency: Dependenc
 impl Desks {
     fn new(config: &Config) -> Self {
         let registry = &config.registry;
-        // Longer than any call may take: a marker or a probe older than this was lost with its request.
+        // Longer than any call may take: a probe older than this was lost with its request.
         let lost_after_ms = registry.budget_ms.saturating_mul(2);
         let circuit = CircuitSettings {
             failures: registry.circuit.failures,
@@ -116,7 +116,7 @@ impl Desks {
                     stale_ms: registry.keys_stale_ms,
                 },
                 cooldown_ms: registry.keys_cooldown_ms,
-                claim_ms: lost_after_ms,
+                claim_ms: registry.refresh_claim_ms,
                 circuit,
             }),
             crl: CrlDesk::new(CrlSettings {
@@ -124,7 +124,7 @@ impl Desks {
                     fresh_ms: config.crl.refresh_interval_ms,
                     stale_ms: config.crl.max_age_ms,
                 },
-                claim_ms: lost_after_ms,
+                claim_ms: registry.refresh_claim_ms,
                 patience_ms: registry.budget_ms / 2,
                 circuit,
             }),
@@ -135,9 +135,10 @@ impl Desks {
                     stale_ms: registry.access_stale_ms,
                 },
                 refused_ms: registry.access_refused_ms,
+                refused_max_ms: registry.access_refused_max_ms,
                 max_entries: config.cache_max_entries,
                 max_unknown_tokens: registry.access_unknown_tokens_per_minute as usize,
-                claim_ms: lost_after_ms,
+                claim_ms: registry.refresh_claim_ms,
                 circuit,
             }),
             identity: IdentityDesk::new(IdentitySettings {
@@ -145,9 +146,9 @@ impl Desks {
                     fresh_ms: registry.membership_fresh_ms,
                     stale_ms: registry.membership_stale_ms,
                 },
-                denied_ms: registry.access_refused_ms,
+                denied_ms: registry.membership_refused_ms,
                 max_entries: config.cache_max_entries,
-                claim_ms: lost_after_ms,
+                claim_ms: registry.refresh_claim_ms,
                 circuit,
             }),
             lines: Vec::new(),

@@ -23,22 +23,18 @@ use crate::core::provenance::Provenance;
 use crate::core::registry::access::Keep;
 use crate::core::router::KnownAgent;
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, SKEW_HEADER};
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::issuer::Issuer;
 use crate::protocol::keyset::KeySet;
-use crate::protocol::proof::{AccessToken, ProofHeaders};
+use crate::protocol::proof::{AccessToken, ProofHeaders, Timestamp, skew_seconds};
 use crate::registry;
 use crate::trust;
 
-/// From this skew on a caller is warned that its clock is about to fail it.
-const WARN_SKEW_SECONDS: u64 = 200;
 /// One warning line per agent in this time.
 const WARN_EVERY_MS: u64 = 60_000;
-/// Tells the caller its skew: the proxy's clock minus its own, seconds.
-const SKEW_HEADER: &str = "x-claw-clock-skew";
 /// Membership of the group it names stands in for being a known agent (WIRE.md §5).
 const GROUP_HEADER: &str = "x-claw-group-id";
 
@@ -95,23 +91,40 @@ pub async fn admit(app: &App, incoming: &Incoming, policy: Policy) -> Result<Ver
             Ok(verified)
         }
         Err(refusal) => {
-            log_refused(app, incoming, &refusal);
-            Err(refusal.into())
+            let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
+            let skew_s = timestamp.map(|timestamp| skew_seconds(app.now_ms(), timestamp));
+            let skew_s = skew_s.filter(|skew_s| is_off(app, *skew_s));
+            log_refused(app, incoming, &refusal, skew_s);
+            let mut error = ApiError::from(refusal);
+            error.skew_s = skew_s;
+            Err(error)
         }
     }
 }
 
-/// Adds the skew header where the caller's clock is about to fail it.
+/// Adds the skew header, to an answer as to a refusal, where the caller's clock is about to fail it.
 ///
 /// # Errors
-/// The handler's own, passed on.
-pub fn tell_skew(response: Result<Response, ApiError>, skew_s: i64) -> Result<Response, ApiError> {
-    let mut response = response?;
-    if skew_s.unsigned_abs() > WARN_SKEW_SECONDS {
-        // A literal name and a number: setting them cannot fail.
-        let _ = response.headers_mut().set(SKEW_HEADER, &skew_s.to_string());
+/// The handler's own.
+pub fn tell_skew(app: &App, response: Result<Response, ApiError>, skew_s: i64) -> Result<Response, ApiError> {
+    if !is_off(app, skew_s) {
+        return response;
     }
-    Ok(response)
+    match response {
+        Ok(mut response) => {
+            // A literal name and a number: setting them cannot fail.
+            let _ = response.headers_mut().set(SKEW_HEADER, &skew_s.to_string());
+            Ok(response)
+        }
+        Err(mut error) => {
+            error.skew_s = Some(skew_s);
+            Err(error)
+        }
+    }
+}
+
+fn is_off(app: &App, skew_s: i64) -> bool {
+    skew_s.unsigned_abs() > app.config.clock_skew_warn_s
 }
 
 struct Gate<'a> {
@@ -162,9 +175,9 @@ impl Ports for Gate<'_> {
     async fn is_known(
         &self,
         agent: &AgentDid,
-        generation: Generation,
+        pairs_generation: Generation,
     ) -> Result<(bool, Provenance), Refusal> {
-        trust::store::is_known(self.app, agent, generation).await
+        trust::store::is_known(self.app, agent, pairs_generation).await
     }
 
     async fn validate_access(
@@ -245,7 +258,7 @@ fn log_verified(app: &App, incoming: &Incoming, verified: &Verified) {
             "evidence": verified.evidence,
         }),
     );
-    if verified.skew_s.unsigned_abs() > WARN_SKEW_SECONDS && warns_now(app, caller.agent()) {
+    if is_off(app, verified.skew_s) && warns_now(app, caller.agent()) {
         app.log.warn(
             "proxy.auth.clock_skew",
             json!({ "agentDid": caller.agent().as_str(), "skewSeconds": verified.skew_s }),
@@ -253,12 +266,15 @@ fn log_verified(app: &App, incoming: &Incoming, verified: &Verified) {
     }
 }
 
-fn log_refused(app: &App, incoming: &Incoming, refusal: &Refusal) {
-    let fields = json!({
+fn log_refused(app: &App, incoming: &Incoming, refusal: &Refusal, skew_s: Option<i64>) {
+    let mut fields = json!({
         "requestId": incoming.request_id.as_str(),
         "code": refusal.code().name,
         "cause": refusal.cause(),
     });
+    if let (Some(skew_s), Some(fields)) = (skew_s, fields.as_object_mut()) {
+        fields.insert("skewSeconds".into(), skew_s.into());
+    }
     match refusal {
         Refusal::OverRate { .. } => app.log.warn("proxy.rate_limit.exceeded", fields),
         Refusal::Internal(_) => app.log.error("proxy.auth.refused", fields),

@@ -20,6 +20,7 @@ use worker::Response;
 use crate::app::App;
 use crate::core::budget::Budget;
 use crate::core::pipeline::Caller;
+use crate::core::provenance::Provenance;
 use crate::core::relay_queue::identity::{self, Identity};
 use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
@@ -51,7 +52,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     let payload = parse_payload(&incoming)?;
     let recipient = parse_recipient(&incoming)?;
     let group = parse_group(&incoming)?;
-    check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
+    let evidence = check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
     let injected = inject_identity(app, &caller, payload);
     let call = DeliverCall {
         sender: caller.agent().clone(),
@@ -77,7 +78,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     };
     check_size(app, &call, &recipient)?;
     let delivery = deliver(app, call, &recipient).await?;
-    log(app, &caller, &incoming, &recipient, &delivery);
+    log(app, &caller, &incoming, &recipient, &delivery, &evidence);
     json_response(
         202,
         &Accepted {
@@ -137,25 +138,28 @@ fn parse_group(incoming: &Incoming) -> Result<Option<GroupId>, ApiError> {
     })
 }
 
-/// Without a group the two must be paired; with one, both must be members, which also stands in for being known.
+/// Without a group the two must be paired; with one, both must be members, which also stands in for being known. On what
+/// that rested: the pair, or the sender's and the recipient's membership.
 async fn check_trust(
     app: &App,
     caller: &Caller,
     recipient: &AgentDid,
     group: Option<GroupId>,
     budget: &Budget,
-) -> Result<(), ApiError> {
+) -> Result<Vec<Provenance>, ApiError> {
     let Some(group) = group else {
-        let (paired, _) = store::is_paired(app, caller.agent(), recipient, caller.generation()).await?;
+        let (paired, provenance) =
+            store::is_paired(app, caller.agent(), recipient, caller.pairs_generation()).await?;
         return if paired {
-            Ok(())
+            Ok(vec![provenance])
         } else {
             Err(forbidden("You and the recipient are not paired."))
         };
     };
+    let mut evidence = Vec::with_capacity(2);
     for member in [caller.agent(), recipient] {
         match is_member(app, budget, &group, member, caller.generation()).await {
-            Ok((true, _)) => {}
+            Ok((true, provenance)) => evidence.push(provenance),
             Ok((false, _)) => {
                 return Err(forbidden(
                     "You and the recipient must both be members of the group.",
@@ -164,7 +168,7 @@ async fn check_trust(
             Err(error) => return Err(membership_unavailable(error)),
         }
     }
-    Ok(())
+    Ok(evidence)
 }
 
 fn forbidden(message: &'static str) -> ApiError {
@@ -260,7 +264,14 @@ async fn deliver(app: &App, call: DeliverCall<'_>, recipient: &AgentDid) -> Resu
     }
 }
 
-fn log(app: &App, caller: &Caller, incoming: &Incoming, recipient: &AgentDid, delivery: &Delivery) {
+fn log(
+    app: &App,
+    caller: &Caller,
+    incoming: &Incoming,
+    recipient: &AgentDid,
+    delivery: &Delivery,
+    evidence: &[Provenance],
+) {
     let fields = json!({
         "requestId": incoming.request_id.as_str(),
         "senderAgentDid": caller.agent().as_str(),
@@ -271,6 +282,7 @@ fn log(app: &App, caller: &Caller, incoming: &Incoming, recipient: &AgentDid, de
         "queued": delivery.state == DeliveryState::Queued,
         "queueDepth": delivery.queue_depth,
         "connectedSockets": delivery.connected_sockets,
+        "evidence": evidence,
     });
     app.log.info("proxy.hooks.agent.delivered_to_relay", fields);
 }

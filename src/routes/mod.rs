@@ -153,7 +153,7 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
         Route::PairRemove => pair::remove(app, caller, incoming).await,
         Route::Health | Route::Time => Err(http::internal()),
     };
-    gate::tell_skew(response, skew_s)
+    gate::tell_skew(app, response, skew_s)
 }
 
 fn check_address(app: &App, spec: &RouteSpec, address: Option<&str>) -> Result<(), ApiError> {

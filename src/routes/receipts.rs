@@ -65,7 +65,7 @@ pub async fn post(app: &App, caller: Caller, incoming: Incoming) -> Result<Respo
         .await?
         .is_none()
     {
-        check_paired(app, caller.agent(), &receipt.sender, caller.generation()).await?;
+        check_paired(app, caller.agent(), &receipt.sender, caller.pairs_generation()).await?;
     }
     let Ok(queue) = app.queue(binding::RECEIPT_QUEUE) else {
         app.log.error(
@@ -93,7 +93,7 @@ pub async fn get(app: &App, caller: Caller, incoming: Incoming) -> Result<Respon
     let request_id: MessageId = query(&incoming, "requestId", |text| MessageId::parse(text).ok())?;
     let recipient: AgentDid = query(&incoming, "recipientAgentDid", |text| AgentDid::parse(text).ok())?;
     let Some(found) = find(app, sender, &recipient, &request_id).await? else {
-        check_paired(app, sender, &recipient, caller.generation()).await?;
+        check_paired(app, sender, &recipient, caller.pairs_generation()).await?;
         return json_response(404, &json!({ "found": false }));
     };
     let receipt = FoundReceipt {

@@ -1,6 +1,6 @@
 //! Calls an agent's `ProxyTrustState`.
 //!
-//! A call takes `CALL_TIMEOUT_MS` at most, retries included. What the platform calls retryable is tried again, with a
+//! A call takes `TRUST_STATE_TIMEOUT_MS` at most, retries included. What the platform calls retryable is tried again, with a
 //! fresh stub and the same body, so that an admission keeps its attempt id; nothing is tried again on an overloaded
 //! object (`refusals`). Without an answer the caller is refused with 503: replay protection is not optional (DESIGN.md
 //! §4). Everyone who needs a trust object calls it through here.
@@ -16,8 +16,8 @@ use crate::app::App;
 use crate::clock;
 use crate::core::admission::refusals::{CallFailure, Refusals, retry_pause_ms};
 use crate::core::admission::{
-    AdmitReply, AdmitRequest, CALL_URL, CheckReply, Generation, RevokeReply, RevokeRequest, RevokedWhat,
-    StoreReply, StoreValidation, TrustCall,
+    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, Generation, RevokeReply, RevokeRequest,
+    RevokedWhat, StoreReply, StoreValidation, TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
 use crate::protocol::ait::Ait;
@@ -27,8 +27,6 @@ use crate::protocol::proof::{ProofHeaders, skew_seconds};
 
 pub use crate::core::admission::Validations;
 
-/// One call, with its retries.
-const CALL_TIMEOUT_MS: u64 = 5_000;
 /// What a caller is told to wait when its object gave no answer.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -76,9 +74,11 @@ pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admissi
     match reply {
         AdmitReply::Admitted {
             generation,
+            pairs_generation,
             validations,
         } => Ok(Admission {
             generation,
+            pairs_generation,
             validations,
         }),
         AdmitReply::Revoked { what } => {
@@ -120,15 +120,22 @@ pub async fn revoke(app: &App, request: RevokeRequest) -> Result<RevokeReply, Tr
     call(app, request.agent.ulid(), &TrustCall::Revoke(request)).await
 }
 
-/// Voids what is cached about an agent. Returns the generation that is now in force, for the agent's relay session.
+/// Voids what is cached about an agent and may have changed. Returns the generation that is now in force, for the agent's relay session.
 ///
 /// # Errors
 /// No answer: it may or may not have been replaced.
-pub async fn replace_generation(app: &App, agent: &AgentDid) -> Result<Generation, TrustUnavailable> {
+pub async fn replace_generation(
+    app: &App,
+    agent: &AgentDid,
+    changed: Changed,
+) -> Result<Generation, TrustUnavailable> {
     let reply: RevokeReply = call(
         app,
         agent.ulid(),
-        &TrustCall::ReplaceGeneration { agent: agent.clone() },
+        &TrustCall::ReplaceGeneration {
+            agent: agent.clone(),
+            changed,
+        },
     )
     .await?;
     Ok(reply.generation)
@@ -175,7 +182,7 @@ fn revoked_by(what: RevokedWhat) -> RevokedBy {
 
 async fn call<R: DeserializeOwned>(app: &App, agent: Ulid, call: &TrustCall) -> Result<R, TrustUnavailable> {
     let body = serde_json::to_string(call).map_err(|error| TrustUnavailable(error.to_string()))?;
-    let answer = clock::within_ms(CALL_TIMEOUT_MS, answer_of(app, agent, &body)).await;
+    let answer = clock::within_ms(app.config.trust.state_timeout_ms, answer_of(app, agent, &body)).await;
     let text = answer.unwrap_or_else(|| Err(TrustUnavailable("no answer in time".into())))?;
     serde_json::from_str(&text).map_err(|_| TrustUnavailable("an answer that does not parse".into()))
 }

@@ -16,8 +16,6 @@ use crate::core::admission::{LedgerAnswer, Source, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 
-/// How long an admission waits for the ledger at a token's first sight.
-const FIRST_SIGHT_TIMEOUT_MS: u64 = 2_000;
 /// How long a revocation waits for a write.
 const WRITE_TIMEOUT_MS: u64 = 5_000;
 
@@ -72,7 +70,7 @@ pub struct Entry<'a> {
 /// Without a token, asks about the agent alone.
 ///
 /// # Errors
-/// D1 gave no answer in 2 s.
+/// D1 gave no answer in time.
 pub async fn first_sight(
     app: &App,
     agent: &AgentDid,
@@ -99,7 +97,7 @@ pub async fn first_sight(
         [text(agent.as_str()), optional_text(jti.as_deref())],
     ));
     let last = statements.len() - 1;
-    let results = batch(app, FIRST_SIGHT_TIMEOUT_MS, statements).await?;
+    let results = batch(app, app.config.trust.timeout_ms, statements).await?;
     let mut answer = LedgerAnswer::default();
     for row in d1::rows::<Row>(&results, last)? {
         match row.kind.as_str() {

@@ -96,14 +96,14 @@ impl ProxyTrustState {
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.revoke(&request, fresh))
             }
-            TrustCall::ReplaceGeneration { .. } => {
+            TrustCall::ReplaceGeneration { changed, .. } => {
                 let fresh = fresh(&app)?;
-                self.step(&app, |machine, _| machine.replace_generation(fresh))
+                self.step(&app, |machine, _| machine.replace_generation(fresh, changed))
             }
             TrustCall::Check { agent, jti } => {
                 let token = jti.map(|jti| (jti, token_expiry_ms(None, app.now_ms())));
                 self.ask_ledger(&app, &agent, token).await?;
-                self.step(&app, |machine, _| machine.check(jti))
+                self.step(&app, |machine, now_ms| machine.check(now_ms, jti))
             }
             TrustCall::StoreValidation(validation) => {
                 self.step(&app, |machine, _| machine.store_validation(&validation))
@@ -184,6 +184,7 @@ impl ProxyTrustState {
         let limits = Limits {
             rate_limit: rate.agent_requests,
             rate_window_ms: rate.agent_window_ms,
+            warn_skew_s: app.config.clock_skew_warn_s,
         };
         let tables = SqlTables::open(self.state.storage().sql())?;
         Ok(Awake {

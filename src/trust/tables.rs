@@ -7,10 +7,11 @@ use std::ops::RangeInclusive;
 
 use worker::{Error, Result, SqlStorage, SqlStorageValue as Value};
 
-use crate::core::admission::Generation;
 use crate::core::admission::nonces::LIVE_BUCKETS;
 use crate::core::admission::overlay::TokenRevocation;
+use crate::core::admission::skew::SkewLog;
 use crate::core::admission::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
+use crate::core::admission::{Changed, Generation};
 use crate::protocol::ids::Ulid;
 
 const SCHEMA: &str = "
@@ -38,6 +39,8 @@ SELECT
 const _: () = assert!(LIVE_BUCKETS == 12, "FACTS names this many buckets");
 
 const GENERATION: &str = "generation";
+const PAIRS_GENERATION: &str = "pairs_generation";
+const SKEWS: &str = "skews";
 const AGENT_REVOKED: &str = "agent_revoked";
 const LEDGER_ASKED: &str = "ledger_asked";
 const FORGOTTEN_THROUGH: &str = "forgotten_through";
@@ -125,6 +128,10 @@ impl Tables for SqlTables {
             };
             match name.as_str() {
                 GENERATION => stored.generation = Some(value.parse().map_err(|_| unexpected())?),
+                PAIRS_GENERATION => {
+                    stored.pairs_generation = Some(value.parse().map_err(|_| unexpected())?);
+                }
+                SKEWS => stored.skews = SkewLog::from_text(value),
                 FORGOTTEN_THROUGH => {
                     stored.forgotten_through = Some(value.parse().map_err(|_| unexpected())?)
                 }
@@ -191,9 +198,16 @@ impl Tables for SqlTables {
         })
     }
 
-    fn put_generation(&self, generation: Generation) -> Result<()> {
-        self.run("DELETE FROM validations", vec![])?;
+    fn put_generation(&self, generation: Generation, changed: Changed) -> Result<()> {
+        match changed {
+            Changed::Session => self.run("DELETE FROM validations", vec![])?,
+            Changed::Pairs => self.put_meta(PAIRS_GENERATION, generation.to_string())?,
+        }
         self.put_meta(GENERATION, generation.to_string())
+    }
+
+    fn put_skews(&self, text: &str) -> Result<()> {
+        self.put_meta(SKEWS, text.to_owned())
     }
 
     fn put_agent_revoked(&self) -> Result<()> {

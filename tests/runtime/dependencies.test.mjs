@@ -127,3 +127,14 @@ test("groups: membership decides, and stands in for being known", () =>
     }
     accepted(await grouped(one, two));
   }));
+
+test("a registry that fails is left alone: five failures, and no sixth call", () =>
+  inWorld({}, async (world) => {
+    const agents = await world.agents(12);
+    for (let i = 0; i < agents.length; i += 2) await pair(agents[i], agents[i + 1]);
+    await world.fault("validate", "500");
+    await world.counters(true);
+    for (const agent of agents) refused(await agent.message(agent, {}), ...UNAVAILABLE);
+    assert.equal((await world.counters()).validate, 5);
+    assert.ok(world.logged("proxy.registry.circuit").length > 0);
+  }));

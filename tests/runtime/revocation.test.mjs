@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { pair } from "../support/agent.mjs";
+import { newNonce, nowSeconds, pair } from "../support/agent.mjs";
 import { accepted, admitted, percentile, probe, refused } from "../support/expect.mjs";
 import { AUTHORITY, eventually, start } from "../support/harness.mjs";
 import { ulid } from "../support/socket.mjs";
@@ -190,6 +190,23 @@ test("without an event the CRL brings it: a reissue revokes the old token alone"
     admitted(await probe(agent));
   } finally {
     await own.stop();
+  }
+});
+
+test("a revoked agent is refused by every route, and revoked wins over replay", async () => {
+  const [agent, peer] = await world.agents(2);
+  await pair(agent, peer);
+  const once = { timestamp: nowSeconds(), nonce: newNonce() };
+  admitted(await probe(agent, once));
+  await agent.atRegistry("revoke", { crl: false });
+  await untilRevoked(agent);
+  refused(await probe(agent, once), 401, "PROXY_AUTH_REVOKED");
+  for (const [method, path] of [
+    ["POST", "/hooks/message"], ["POST", "/hooks/agent"], ["GET", "/v1/relay/connect"], ["GET", "/relay/connect"],
+    ["POST", "/v1/relay/delivery-receipts"], ["GET", "/v1/relay/delivery-receipts"], ["POST", "/pair/start"],
+    ["POST", "/pair/confirm"], ["POST", "/pair/status"], ["POST", "/pair/remove"],
+  ]) {
+    refused(await agent.call(method, path, method === "POST" ? { body: {} } : {}), 401, "PROXY_AUTH_REVOKED");
   }
 });
 

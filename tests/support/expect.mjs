@@ -55,3 +55,7 @@ export const probe = (agent, over) => agent.post("/pair/status", { ticket: "none
 export function percentile(values, share) {
   return [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))];
 }
+
+/** How often each status came: {202: 1000}. */
+export const statuses = (answers) =>
+  answers.reduce((counts, { status }) => ({ ...counts, [status]: (counts[status] ?? 0) + 1 }), {});

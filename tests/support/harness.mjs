@@ -49,7 +49,7 @@ export class World {
   #options;
   #miniflare;
   #runtimePids = [];
-  #secrets = Object.values(localSecrets());
+  #secrets = [localSecrets().REGISTRY_INTERNAL_SERVICE_SECRET];
   #directory = mkdtempSync(join(tmpdir(), "clawdentity-test-"));
 
   /** Every line the worker logged: parsed where it is JSON, else {text}. */
@@ -158,7 +158,7 @@ export class World {
     return this.registry("/dev/counters", { reset });
   }
 
-  // The four below need `hooks`.
+  // The six below need `hooks`.
   async moveClock(offsetMs) {
     await this.send("GET", `/__test/clock?offsetMs=${offsetMs}`);
   }
@@ -170,6 +170,14 @@ export class World {
   }
   async runScheduled() {
     await this.send("GET", "/__test/scheduled");
+  }
+  /** D1 "well", "fails" or "hangs", for the worker and its objects; `world.db` itself is always well. */
+  async database(is) {
+    await this.send("GET", `/__test/database?is=${is}`);
+  }
+  /** {database, trust: {admit: 3, …}}: questions to D1, calls to trust objects by name; since the start or a reset. */
+  async counts(reset = false) {
+    return (await this.send("GET", `/__test/counts${reset ? "?reset" : ""}`)).json;
   }
 
   /** A new runtime on the same storage. Agents made before need the new `proxyUrl`: see `adopt`. */
@@ -224,4 +232,17 @@ export async function eventually(check, { deadlineMs = 8000, everyMs = 20, what 
     if (Date.now() > deadline) throw new Error(`${what} did not happen within ${deadlineMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, everyMs));
   }
+}
+
+/** `count` requests, 8 at a time -> their answers; `send` is given the number of each. */
+export async function eightAtATime(count, send) {
+  const answers = [];
+  const sender = async () => {
+    while (answers.length < count) {
+      const at = answers.push(undefined) - 1;
+      answers[at] = await send(at);
+    }
+  };
+  await Promise.all(Array.from({ length: 8 }, sender));
+  return answers;
 }

@@ -1,5 +1,6 @@
 // The main module of the worker under test, where a test asks for it (`hooks: true`): the real one, and a way to do to
-// it what the platform does: move the clock, evict an object, lose its storage. Never part of a deployed build.
+// it what the platform does: move the clock, evict an object, lose its storage, lose the database. It counts what goes
+// to the trust objects and to the database. Never part of a deployed build.
 import worker, * as built from "./index.js";
 
 const RealDate = Date;
@@ -16,10 +17,52 @@ globalThis.Date = class extends RealDate {
   }
 };
 
-function withHooks(Built) {
+// How D1 is: "well", "fails" (every question is refused) or "hangs" (none is answered while the test runs).
+let database = "well";
+const HANG_MS = 120_000;
+const counts = { database: 0, trust: {} };
+
+function unanswered() {
+  if (database === "fails") return Promise.reject(new Error("D1_ERROR: told to fail"));
+  return new Promise((_, reject) => setTimeout(() => reject(new Error("D1_ERROR: told to hang")), HANG_MS));
+}
+
+// A statement or the database itself. D1 fails where it is asked to run something, never where that is prepared.
+const originals = new WeakMap();
+function watched(target) {
+  const proxy = new Proxy(target, {
+    get(_, name) {
+      const member = target[name];
+      if (typeof member !== "function" || name === "constructor") return member;
+      if (name === "prepare" || name === "bind") return (...args) => watched(member.apply(target, args));
+      if (!["batch", "exec", "first", "run", "all", "raw"].includes(name)) return member.bind(target);
+      return (...args) => {
+        counts.database += 1;
+        if (database !== "well") return unanswered();
+        return member.apply(target, name === "batch" ? [args[0].map((statement) => originals.get(statement))] : args);
+      };
+    },
+  });
+  originals.set(proxy, target);
+  return proxy;
+}
+
+function withWatchedDatabase(env) {
+  return env.DB === undefined ? env : { ...env, DB: watched(env.DB) };
+}
+
+function withHooks(Built, count = () => {}) {
   return class extends Built {
+    constructor(ctx, env) {
+      super(ctx, withWatchedDatabase(env));
+    }
     async fetch(request) {
       const { pathname } = new URL(request.url);
+      if (pathname === "/call") {
+        const body = await request.text();
+        count(JSON.parse(body));
+        request = new Request(request.url, { method: "POST", body });
+      }
       if (pathname === "/__test/abort") this.ctx.abort("evicted by a test");
       if (pathname === "/__test/wipe") {
         await this.ctx.storage.deleteAlarm();
@@ -31,7 +74,12 @@ function withHooks(Built) {
   };
 }
 
-export const ProxyTrustState = withHooks(built.ProxyTrustState);
+// A call is a JSON enum: a word, or an object with one field that names it.
+const countTrust = (call) => {
+  const name = typeof call === "string" ? call : Object.keys(call)[0];
+  counts.trust[name] = (counts.trust[name] ?? 0) + 1;
+};
+export const ProxyTrustState = withHooks(built.ProxyTrustState, countTrust);
 export const AgentRelaySession = withHooks(built.AgentRelaySession);
 
 export default {
@@ -42,8 +90,17 @@ export default {
       offsetMs = Number(url.searchParams.get("offsetMs"));
       return new Response(null, { status: 204 });
     }
+    if (url.pathname === "/__test/database") {
+      database = url.searchParams.get("is");
+      return new Response(null, { status: 204 });
+    }
+    if (url.pathname === "/__test/counts") {
+      const seen = Response.json(counts);
+      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, trust: {} });
+      return seen;
+    }
     if (url.pathname === "/__test/scheduled") {
-      await worker.scheduled({ cron: "*/15 * * * *", scheduledTime: Date.now() }, env, ctx);
+      await worker.scheduled({ cron: "*/15 * * * *", scheduledTime: Date.now() }, withWatchedDatabase(env), ctx);
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/abort" || url.pathname === "/__test/wipe") {
@@ -52,6 +109,7 @@ export default {
       await stub.fetch(`https://object${url.pathname}`).catch(() => {}); // the abort is its answer
       return new Response(null, { status: 204 });
     }
-    return worker.fetch(request, env, ctx);
+    return worker.fetch(request, withWatchedDatabase(env), ctx);
   },
+  queue: (batch, env, ctx) => worker.queue(batch, withWatchedDatabase(env), ctx),
 };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::generation::Generation;
 use super::overlay::{RevokedWhat, TokenRevocation};
+use super::skew::WorstSkew;
 use crate::protocol::b64;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -28,6 +29,9 @@ pub enum TrustCall {
     ReplaceGeneration {
         /// The agent.
         agent: AgentDid,
+        /// What of it changed.
+        #[serde(default)]
+        changed: Changed,
     },
     /// Is the agent, or this token of it, revoked? For sockets and queued mail, which have no request. `CheckReply`.
     Check {
@@ -46,6 +50,19 @@ pub enum TrustCall {
         #[serde(with = "bytes")]
         token_hash: [u8; 32],
     },
+}
+
+/// What about an agent changed, and so what of all that is cached about it is void. The generation is replaced either
+/// way; but each outlives the other's outage (DESIGN.md §1): a peer that leaves while the registry is down must not take
+/// the access validations along, nor a token that is refreshed while D1 is down the pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Changed {
+    /// Its session ended or got a new token: its access validations are void.
+    #[default]
+    Session,
+    /// A pair was made or removed: what was decided about whom it may talk to is void.
+    Pairs,
 }
 
 /// One request that wants to be admitted. Everything in it is proven by the pipeline but the timestamp's age, which
@@ -76,7 +93,9 @@ pub enum AdmitReply {
     Admitted {
         /// The agent's generation now.
         generation: Generation,
-        /// The last validations of access tokens with this AIT, under this generation.
+        /// The generation in which its pairs last changed: what is cached about them is bound to it.
+        pairs_generation: Generation,
+        /// The last validations of access tokens with this AIT, in its present session.
         #[serde(default, skip_serializing_if = "Validations::is_empty")]
         validations: Validations,
     },
@@ -152,6 +171,9 @@ pub struct CheckReply {
     pub revoked: Option<RevokedWhat>,
     /// The agent's generation now.
     pub generation: Generation,
+    /// How far off its clock was at worst in the last hour, if it was admitted in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_skew: Option<WorstSkew>,
 }
 
 /// An access token that the registry called valid.
@@ -249,8 +271,11 @@ mod tests {
             ),
         );
         pinned(
-            &TrustCall::ReplaceGeneration { agent: agent() },
-            &format!(r#"{{"replace_generation":{{"agent":"{DID}"}}}}"#),
+            &TrustCall::ReplaceGeneration {
+                agent: agent(),
+                changed: Changed::Pairs,
+            },
+            &format!(r#"{{"replace_generation":{{"agent":"{DID}","changed":"pairs"}}}}"#),
         );
         pinned(
             &TrustCall::Check {
@@ -295,16 +320,18 @@ mod tests {
             (
                 AdmitReply::Admitted {
                     generation,
+                    pairs_generation: generation,
                     validations: Validations::default(),
                 },
-                r#"{"admitted":{"generation":"0101010101010101"}}"#,
+                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101"}}"#,
             ),
             (
                 AdmitReply::Admitted {
                     generation,
+                    pairs_generation: generation,
                     validations,
                 },
-                r#"{"admitted":{"generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}]}}"#,
+                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}]}}"#,
             ),
             (
                 AdmitReply::Revoked {
@@ -333,8 +360,20 @@ mod tests {
             &CheckReply {
                 revoked: None,
                 generation,
+                worst_skew: None,
             },
             r#"{"revoked":null,"generation":"0101010101010101"}"#,
+        );
+        pinned(
+            &CheckReply {
+                revoked: None,
+                generation,
+                worst_skew: Some(WorstSkew {
+                    skew_s: -250,
+                    at_ms: 7,
+                }),
+            },
+            r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7}}"#,
         );
         pinned(&StoreReply { stored: true }, r#"{"stored":true}"#);
     }

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 
 use super::calls::{
-    AdmitReply, AdmitRequest, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation, Validated,
-    Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation,
+    Validated, Validations,
 };
 use super::generation::Generation;
 use super::nonces;
 use super::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation};
 use super::rate::RateLog;
+use super::skew::SkewLog;
 use super::tables::{NonceRow, Stored, Tables, Validation};
 use crate::protocol::ids::Ulid;
 
@@ -31,6 +32,8 @@ pub struct Limits {
     pub rate_limit: u32,
     /// The window.
     pub rate_window_ms: u64,
+    /// A clock that is off by more seconds than this is kept on disk.
+    pub warn_skew_s: u64,
 }
 
 /// What one agent's object knows and decides.
@@ -38,6 +41,7 @@ pub struct Admission<T> {
     tables: T,
     limits: Limits,
     generation: Generation,
+    pairs_generation: Generation,
     agent_revoked: bool,
     ledger_asked: bool,
     forgotten_through: Option<u64>,
@@ -45,6 +49,7 @@ pub struct Admission<T> {
     rate: RateLog,
     seen_tokens: HashMap<Ulid, u64>,
     validations: Vec<Validation>,
+    skews: SkewLog,
 }
 
 impl<T: Tables> Admission<T> {
@@ -56,6 +61,7 @@ impl<T: Tables> Admission<T> {
     pub fn wake(tables: T, limits: Limits, now_ms: u64, fresh: Generation) -> Result<Self, T::Error> {
         let Stored {
             generation,
+            pairs_generation,
             agent_revoked,
             ledger_asked,
             forgotten_through,
@@ -63,18 +69,21 @@ impl<T: Tables> Admission<T> {
             seen_at_ms,
             seen_tokens,
             validations,
+            skews,
         } = tables.load(now_ms.saturating_sub(limits.rate_window_ms))?;
-        let generation = match generation {
-            Some(generation) => generation,
-            None => {
-                tables.put_generation(fresh)?;
-                fresh
+        let (generation, pairs_generation) = match (generation, pairs_generation) {
+            (Some(generation), Some(pairs)) => (generation, pairs),
+            _ => {
+                tables.put_generation(fresh, Changed::Session)?;
+                tables.put_generation(fresh, Changed::Pairs)?;
+                (fresh, fresh)
             }
         };
         Ok(Self {
             tables,
             limits,
             generation,
+            pairs_generation,
             agent_revoked,
             ledger_asked,
             forgotten_through,
@@ -82,6 +91,7 @@ impl<T: Tables> Admission<T> {
             rate: RateLog::new(limits.rate_limit, limits.rate_window_ms, seen_at_ms),
             seen_tokens: seen_tokens.into_iter().collect(),
             validations,
+            skews,
         })
     }
 
@@ -124,6 +134,10 @@ impl<T: Tables> Admission<T> {
         };
         self.tables.insert_nonce(&row)?;
         self.rate.record(now_ms);
+        let skew_s = (now_ms / 1000) as i64 - request.timestamp_s as i64;
+        if self.skews.record(now_ms, skew_s, self.limits.warn_skew_s) {
+            self.tables.put_skews(&self.skews.to_text())?;
+        }
         self.oldest_bucket = Some(self.oldest_bucket.map_or(bucket, |oldest| oldest.min(bucket)));
         Ok(self.admitted(request))
     }
@@ -143,14 +157,21 @@ impl<T: Tables> Admission<T> {
         })
     }
 
-    /// Voids what is cached about the agent.
+    /// Voids what is cached about the agent and may have changed.
     ///
     /// # Errors
     /// The storage's.
-    pub fn replace_generation(&mut self, fresh: Generation) -> Result<RevokeReply, T::Error> {
-        self.tables.put_generation(fresh)?;
+    pub fn replace_generation(
+        &mut self,
+        fresh: Generation,
+        changed: Changed,
+    ) -> Result<RevokeReply, T::Error> {
+        self.tables.put_generation(fresh, changed)?;
         self.generation = fresh;
-        self.validations.clear();
+        match changed {
+            Changed::Session => self.validations.clear(),
+            Changed::Pairs => self.pairs_generation = fresh,
+        }
         Ok(RevokeReply {
             changed: true,
             generation: fresh,
@@ -293,7 +314,7 @@ impl<T: Tables> Admission<T> {
     ///
     /// # Errors
     /// The storage's.
-    pub fn check(&self, jti: Option<Ulid>) -> Result<CheckReply, T::Error> {
+    pub fn check(&self, now_ms: u64, jti: Option<Ulid>) -> Result<CheckReply, T::Error> {
         let revoked = match jti {
             _ if self.agent_revoked => Some(RevokedWhat::Agent),
             Some(jti) if self.tables.token_revoked(jti)? => Some(RevokedWhat::Token),
@@ -302,6 +323,7 @@ impl<T: Tables> Admission<T> {
         Ok(CheckReply {
             revoked,
             generation: self.generation,
+            worst_skew: self.skews.worst(now_ms),
         })
     }
 
@@ -311,7 +333,7 @@ impl<T: Tables> Admission<T> {
         }
         self.tables.put_agent_revoked()?;
         self.agent_revoked = true;
-        self.replace_generation(fresh)?;
+        self.replace_generation(fresh, Changed::Session)?;
         Ok(true)
     }
 
@@ -326,6 +348,7 @@ impl<T: Tables> Admission<T> {
         };
         AdmitReply::Admitted {
             generation: self.generation,
+            pairs_generation: self.pairs_generation,
             validations: Validations(of_this_ait.map(validated).collect()),
         }
     }

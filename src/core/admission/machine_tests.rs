@@ -11,6 +11,7 @@ const NOW_S: u64 = NOW_MS / 1000;
 const LIMITS: Limits = Limits {
     rate_limit: 3,
     rate_window_ms: 60_000,
+    warn_skew_s: 200,
 };
 
 fn agent() -> AgentDid {
@@ -43,6 +44,7 @@ fn request(timestamp_s: u64, nonce: u8, attempt: u8) -> AdmitRequest {
 fn admitted() -> AdmitReply {
     AdmitReply::Admitted {
         generation: generation(0xee),
+        pairs_generation: generation(0xee),
         validations: Validations::default(),
     }
 }
@@ -186,11 +188,11 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
     assert_eq!(storage.revoked_until_ms(jti(1)), Some(NOW_MS + 30));
     machine = wake(&storage, NOW_MS);
     assert_eq!(
-        machine.check(Some(jti(1))).unwrap().revoked,
+        machine.check(NOW_MS, Some(jti(1))).unwrap().revoked,
         Some(RevokedWhat::Token)
     );
-    assert_eq!(machine.check(Some(jti(3))).unwrap().revoked, None);
-    assert_eq!(machine.check(None).unwrap().revoked, None);
+    assert_eq!(machine.check(NOW_MS, Some(jti(3))).unwrap().revoked, None);
+    assert_eq!(machine.check(NOW_MS, None).unwrap().revoked, None);
     for changed in [true, false] {
         assert_eq!(
             machine
@@ -202,7 +204,10 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
     }
     machine = wake(&storage, NOW_MS);
     for token in [None, Some(jti(1)), Some(jti(3))] {
-        assert_eq!(machine.check(token).unwrap().revoked, Some(RevokedWhat::Agent));
+        assert_eq!(
+            machine.check(NOW_MS, token).unwrap().revoked,
+            Some(RevokedWhat::Agent)
+        );
     }
 }
 
@@ -214,9 +219,9 @@ fn an_expired_tokens_revocation_outlives_a_clock_that_ran_ahead() {
         .revoke(&revocation(false, &[(1, NOW_MS + 1)]), generation(1))
         .unwrap();
     machine.on_alarm(NOW_MS + 3_600_000).unwrap();
-    assert!(machine.check(Some(jti(1))).unwrap().revoked.is_some());
+    assert!(machine.check(NOW_MS, Some(jti(1))).unwrap().revoked.is_some());
     machine.on_alarm(NOW_MS + 25 * 3_600_000).unwrap();
-    assert!(machine.check(Some(jti(1))).unwrap().revoked.is_none());
+    assert!(machine.check(NOW_MS, Some(jti(1))).unwrap().revoked.is_none());
 }
 
 #[test]
@@ -243,7 +248,10 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_revoked_until_ms: None,
     };
     machine.learn(None, answer, generation(2)).unwrap();
-    assert_eq!(machine.check(None).unwrap().revoked, Some(RevokedWhat::Agent));
+    assert_eq!(
+        machine.check(NOW_MS, None).unwrap().revoked,
+        Some(RevokedWhat::Agent)
+    );
 }
 
 #[test]
@@ -305,7 +313,9 @@ fn validations_are_bound_to_token_ait_and_generation() {
         "the registry took it back"
     );
     machine = wake(&storage, NOW_MS);
-    let replaced = machine.replace_generation(generation(3)).unwrap();
+    let replaced = machine
+        .replace_generation(generation(3), Changed::Session)
+        .unwrap();
     assert_eq!(
         replaced,
         RevokeReply {
@@ -316,10 +326,61 @@ fn validations_are_bound_to_token_ait_and_generation() {
     let again = request(NOW_S, 6, 6);
     let expect = AdmitReply::Admitted {
         generation: generation(3),
+        pairs_generation: generation(0xee),
         validations: Validations::default(),
     };
     assert_eq!(machine.admit(NOW_MS, &again).unwrap(), expect);
     assert_eq!(wake(&storage, NOW_MS).admit(NOW_MS, &again).unwrap(), expect);
+}
+
+#[test]
+fn a_pair_that_changes_voids_no_validation() {
+    let storage = Memory::default();
+    let mut machine = wake(&storage, NOW_MS);
+    let validation = StoreValidation {
+        agent: agent(),
+        jti: jti(1),
+        token_hash: [1; 32],
+        validated_at_ms: 5,
+        generation: generation(0xee),
+    };
+    assert!(machine.store_validation(&validation).unwrap().stored);
+    machine.replace_generation(generation(4), Changed::Pairs).unwrap();
+    let expect = AdmitReply::Admitted {
+        generation: generation(4),
+        pairs_generation: generation(4),
+        validations: Validations(vec![Validated {
+            token_hash: [1; 32],
+            at_ms: 5,
+        }]),
+    };
+    let again = request(NOW_S, 1, 1);
+    assert_eq!(machine.admit(NOW_MS, &again).unwrap(), expect);
+    assert_eq!(wake(&storage, NOW_MS).admit(NOW_MS, &again).unwrap(), expect);
+}
+
+#[test]
+fn the_worst_skew_of_the_hour_outlives_an_eviction_where_it_is_worth_a_warning() {
+    let storage = Memory::default();
+    let mut machine = wake(&storage, NOW_MS);
+    let worst = |machine: &Admission<Memory>, now_ms| {
+        let worst_skew = machine.check(now_ms, None).unwrap().worst_skew;
+        worst_skew.map(|worst| worst.skew_s)
+    };
+    machine.admit(NOW_MS, &request(NOW_S - 100, 1, 1)).unwrap();
+    assert_eq!(worst(&machine, NOW_MS), Some(100));
+    assert_eq!(worst(&wake(&storage, NOW_MS), NOW_MS), None, "not worth a row");
+    machine.admit(NOW_MS, &request(NOW_S + 250, 2, 2)).unwrap();
+    // A copy of it that comes late is refused, and blames nobody.
+    machine
+        .admit(NOW_MS + 40_000, &request(NOW_S - 100, 1, 3))
+        .unwrap();
+    let woken = wake(&storage, NOW_MS);
+    assert_eq!(
+        (worst(&machine, NOW_MS), worst(&woken, NOW_MS)),
+        (Some(-250), Some(-250))
+    );
+    assert_eq!(worst(&woken, NOW_MS + 3_900_000), None);
 }
 
 #[test]

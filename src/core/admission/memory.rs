@@ -6,8 +6,10 @@ use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+use super::calls::Changed;
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
+use super::skew::SkewLog;
 use super::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
 use crate::protocol::ids::Ulid;
 
@@ -92,10 +94,18 @@ impl Tables for Memory {
         })
     }
 
-    fn put_generation(&self, generation: Generation) -> Result<(), Infallible> {
+    fn put_generation(&self, generation: Generation, changed: Changed) -> Result<(), Infallible> {
         let mut data = self.0.borrow_mut();
         data.stored.generation = Some(generation);
-        data.stored.validations.clear();
+        match changed {
+            Changed::Session => data.stored.validations.clear(),
+            Changed::Pairs => data.stored.pairs_generation = Some(generation),
+        }
+        Ok(())
+    }
+
+    fn put_skews(&self, text: &str) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.skews = SkewLog::from_text(text);
         Ok(())
     }
 

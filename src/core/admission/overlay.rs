@@ -8,31 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::ids::Ulid;
 
+pub use crate::protocol::revocation::Source;
+
 /// How long a token's revocation is kept whose expiry nobody told: the longest life of an AIT (WIRE.md §2), 90 days.
 pub const UNKNOWN_EXPIRY_MS: u64 = 90 * 24 * 3_600_000;
-
-/// Who says that something is revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// An event of the registry.
-    Queue,
-    /// The registry's signed list.
-    Crl,
-    /// A person.
-    Operator,
-}
-
-impl Source {
-    /// As in the ledger, the feed and the log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queue => "queue",
-            Self::Crl => "crl",
-            Self::Operator => "operator",
-        }
-    }
-}
 
 /// What of a caller is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ const START_MS: u64 = 1_700_000_000_000;
 const LIMITS: Limits = Limits {
     rate_limit: 4,
     rate_window_ms: 60_000,
+    warn_skew_s: 200,
 };
 
 #[derive(Clone, Debug)]

@@ -5,8 +5,10 @@
 
 use std::ops::RangeInclusive;
 
+use super::calls::Changed;
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
+use super::skew::SkewLog;
 use crate::protocol::ids::Ulid;
 
 /// A nonce that was accepted.
@@ -56,6 +58,8 @@ pub struct Validation {
 pub struct Stored {
     /// The agent's generation.
     pub generation: Option<Generation>,
+    /// The generation in which its pairs last changed.
+    pub pairs_generation: Option<Generation>,
     /// The agent is revoked.
     pub agent_revoked: bool,
     /// The ledger was asked about this agent at least once.
@@ -70,6 +74,8 @@ pub struct Stored {
     pub seen_tokens: Vec<(Ulid, u64)>,
     /// The validations.
     pub validations: Vec<Validation>,
+    /// How far off its clock was.
+    pub skews: SkewLog,
 }
 
 /// The storage of one agent's object.
@@ -107,11 +113,18 @@ pub trait Tables {
     /// See `load`.
     fn forget_nonces(&self, through: u64) -> Result<Forgotten, Self::Error>;
 
-    /// Replaces the generation and deletes all validations in the same step.
+    /// Replaces the generation and, in the same step, deletes all validations (`Session`) or replaces the pairs'
+    /// generation too (`Pairs`).
     ///
     /// # Errors
     /// See `load`.
-    fn put_generation(&self, generation: Generation) -> Result<(), Self::Error>;
+    fn put_generation(&self, generation: Generation, changed: Changed) -> Result<(), Self::Error>;
+
+    /// Keeps the text of a `SkewLog`.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_skews(&self, text: &str) -> Result<(), Self::Error>;
 
     /// The agent is revoked from now on.
     ///

@@ -98,6 +98,7 @@ impl Ports for World {
         self.note("admit");
         self.admission.borrow().clone().map(|generation| Admission {
             generation,
+            pairs_generation: generation,
             validations: (),
         })
     }

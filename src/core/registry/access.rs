@@ -30,6 +30,8 @@ pub struct AccessSettings {
     pub ages: Ages,
     /// How long a 401 is remembered.
     pub refused_ms: u64,
+    /// To what a row of them lengthens that.
+    pub refused_max_ms: u64,
     /// Entries of the memory, and agents of the bound.
     pub max_entries: usize,
     /// Made-up tokens asked about, per agent and minute.
@@ -139,6 +141,7 @@ impl AccessDesk {
                 max_agents: settings.max_entries,
                 max_tokens: settings.max_unknown_tokens,
                 first_pause_ms: settings.refused_ms,
+                max_pause_ms: settings.refused_max_ms,
             }),
             circuit: Circuit::new(settings.circuit),
             settings,

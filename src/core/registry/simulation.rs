@@ -436,6 +436,7 @@ fn desks() -> (AccessDesk, KeysDesk<u32>, CrlDesk<u64>) {
     let access = AccessSettings {
         ages: ACCESS,
         refused_ms: 5 * SECOND,
+        refused_max_ms: 30 * SECOND,
         max_entries: 1_000,
         max_unknown_tokens: 5,
         claim_ms: CLAIM_MS,

@@ -10,7 +10,7 @@
 //!   token, and a token that turns out valid counts no more.
 //! * a token that the registry refused is asked about again only after a pause
 //!   that doubles with every refusal in a row, from `first_pause_ms` to
-//!   `MAX_PAUSE_MS`. Until then it is what it was: refused.
+//!   `max_pause_ms`. Until then it is what it was: refused.
 //! * over the bound, a token that was never asked about is *not* refused: nobody
 //!   knows. It may be the fresh one of an agent whose software sent five old
 //!   ones. It is told to come back (`Verdict::Wait`), at most `WINDOW_MS` later.
@@ -27,8 +27,6 @@ use lru::LruCache;
 
 /// The minute of "at most 5 a minute".
 pub const WINDOW_MS: u64 = 60_000;
-/// Longest pause before a refused token is asked about again.
-pub const MAX_PAUSE_MS: u64 = 30_000;
 
 /// The figures of the bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +37,8 @@ pub struct TokenBoundSettings {
     pub max_tokens: usize,
     /// Pause after the first refusal of a row: as long as a refusal is remembered.
     pub first_pause_ms: u64,
+    /// Longest pause of a row; never shortens `first_pause_ms`.
+    pub max_pause_ms: u64,
 }
 
 /// May this token be asked about?
@@ -61,6 +61,7 @@ pub struct TokenBound<A: Hash + Eq> {
     agents: LruCache<A, Agent>,
     max_tokens: usize,
     first_pause_ms: u64,
+    max_pause_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -86,12 +87,13 @@ impl<A: Hash + Eq> TokenBound<A> {
             agents: LruCache::sparse(max_agents),
             max_tokens: settings.max_tokens.max(1),
             first_pause_ms: settings.first_pause_ms,
+            max_pause_ms: settings.max_pause_ms.max(settings.first_pause_ms),
         }
     }
 
     /// May this token of this agent be asked about now?
     pub fn may_ask(&mut self, agent: &A, token: &[u8; 32], now_ms: u64) -> Verdict {
-        let first_pause_ms = self.first_pause_ms;
+        let (first_pause_ms, max_pause_ms) = (self.first_pause_ms, self.max_pause_ms);
         let Some(state) = self.agents.get_mut(agent) else {
             return Verdict::Ask;
         };
@@ -99,7 +101,7 @@ impl<A: Hash + Eq> TokenBound<A> {
         if let Some(asked) = state.asked.iter().find(|asked| asked.token == *token) {
             let until_ms = state
                 .last_refused_ms
-                .saturating_add(state.pause_ms(first_pause_ms));
+                .saturating_add(state.pause_ms(first_pause_ms, max_pause_ms));
             return if asked.refused && now_ms < until_ms {
                 Verdict::Refused
             } else {
@@ -168,11 +170,9 @@ impl Agent {
         }
     }
 
-    fn pause_ms(&self, first_ms: u64) -> u64 {
+    fn pause_ms(&self, first_ms: u64, max_ms: u64) -> u64 {
         let doublings = self.refused_in_a_row.saturating_sub(1).min(16);
-        first_ms
-            .saturating_mul(1 << doublings)
-            .min(MAX_PAUSE_MS.max(first_ms))
+        first_ms.saturating_mul(1 << doublings).min(max_ms)
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::clock;
+use crate::core::admission::Changed;
 use crate::protocol::did::AgentDid;
 use crate::relay;
 use crate::relay::protocol::RelayCall;
@@ -56,7 +57,7 @@ async fn tell(app: &App, agent: &AgentDid) -> Result<(), NotTold> {
 }
 
 async fn try_once(app: &App, agent: &AgentDid) -> Result<(), String> {
-    let generation = client::replace_generation(app, agent)
+    let generation = client::replace_generation(app, agent, Changed::Pairs)
         .await
         .map_err(|error| error.to_string())?;
     let changed = RelayCall::GenerationChanged { generation };

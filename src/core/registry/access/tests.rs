@@ -21,6 +21,7 @@ fn settings() -> AccessSettings {
             stale_ms: 15 * MINUTE,
         },
         refused_ms: 5 * SECOND,
+        refused_max_ms: 30 * SECOND,
         max_entries: 100,
         max_unknown_tokens: 5,
         claim_ms: 10 * SECOND,

@@ -8,6 +8,7 @@ const SETTINGS: TokenBoundSettings = TokenBoundSettings {
     max_agents: 4,
     max_tokens: 5,
     first_pause_ms: 5_000,
+    max_pause_ms: 30_000,
 };
 
 fn token(number: u8) -> [u8; 32] {
@@ -109,6 +110,7 @@ fn it_is_bounded_and_survives_misuse_and_clocks() {
         max_agents: 0,
         max_tokens: 0,
         first_pause_ms: u64::MAX,
+        max_pause_ms: 0,
     });
     bound.refused(&"nobody", &token(0), 0);
     bound.validated(&"nobody", &token(0));

@@ -1,0 +1,208 @@
+// The registry is down or slow, D1 is down, a clock is off: known agents do not notice, unknown ones are told when to
+// come back. DESIGN.md §1 and §4. What a failing registry is asked is in outage-circuits.test.mjs.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { nowSeconds, pair } from "../support/agent.mjs";
+import { accepted, admitted, probe, refused, statuses } from "../support/expect.mjs";
+import { eightAtATime, eventually, start } from "../support/harness.mjs";
+
+const UNAVAILABLE = [503, "PROXY_AUTH_DEPENDENCY_UNAVAILABLE"];
+const MANY = 1000;
+// Everything is past its fresh time at once, and within its stale limit as in production.
+const STALE_AT_ONCE = { REGISTRY_KEYS_FRESH_MS: "1", CRL_REFRESH_INTERVAL_MS: "1", AGENT_ACCESS_FRESH_MS: "1" };
+const ROOM = { RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "10000" };
+
+async function inWorld(options, work) {
+  const world = await start({ ...options, hooks: true, bindings: { ...ROOM, ...options.bindings } });
+  try {
+    await work(world);
+  } finally {
+    await world.stop();
+  }
+}
+
+const dependencies = (lines) => [...new Set(lines.map(({ dependency }) => dependency))].sort();
+const sources = (lines, of) => [...new Set(lines.map(({ evidence }) => evidence[of]?.source))].sort();
+
+test("the registry goes down after a first request: 1,000 of 1,000, and again after a restart", () =>
+  inWorld({ bindings: STALE_AT_ONCE }, async (world) => {
+    const [one, two] = await world.agents(2);
+    await pair(one, two);
+    accepted(await one.message(two, {}));
+    await eventually(async () => (await world.counts()).trust.store_validation, { what: "the validation is kept" });
+    await world.fault("all", "down");
+    assert.deepEqual(statuses(await eightAtATime(MANY, () => one.message(two, {}))), { 202: MANY });
+    // Each such line comes once in 10 s at most, with how many were left out.
+    assert.deepEqual(dependencies(world.logged("proxy.registry.stale_served")),
+      ["registry_access", "registry_crl", "registry_keys"]);
+    const verified = world.logged("proxy.auth.verified").slice(-MANY);
+    for (const of of ["keys", "crl", "access"]) assert.deepEqual(sources(verified, of), ["stale"], of);
+    assert.ok(verified.every(({ evidence }) => Object.values(evidence).every(({ ageMs }) => ageMs >= 0)));
+
+    await world.restart();
+    world.adopt(one, two);
+    world.logs.length = 0;
+    assert.deepEqual(statuses(await eightAtATime(MANY, () => one.message(two, {}))), { 202: MANY });
+    assert.ok(dependencies(world.logged("proxy.registry.stale_served")).includes("registry_access"));
+    assert.ok(world.logged("proxy.registry.crl_unavailable").length >= 1);
+    const first = world.logged("proxy.auth.verified")[0].evidence;
+    assert.deepEqual([first.keys.source, first.crl, first.trust.source, first.access.source],
+      ["durable", undefined, "durable", "durable"]);
+  }));
+
+test("a slow registry: who is not cached fails within its 5 s, who is cached does not wait", () =>
+  inWorld({ bindings: STALE_AT_ONCE }, async (world) => {
+    const [cached, stranger] = await world.agents(2);
+    await pair(cached, stranger);
+    accepted(await cached.message(stranger, {}));
+    await world.fault("all", "slow", { ms: 15_000 });
+    const started = performance.now();
+    let failed = false;
+    const failing = stranger.message(cached, {}).then((answer) => {
+      failed = true;
+      refused(answer, ...UNAVAILABLE);
+      return performance.now() - started;
+    });
+    assert.deepEqual(statuses(await eightAtATime(40, () => cached.message(stranger, {}))), { 202: 40 });
+    assert.ok(!failed, "the cached agent waited for as long as the one that failed");
+    const took = await failing;
+    assert.ok(took > 4500 && took < 8000, `${Math.round(took)} ms`);
+
+    // A new isolate waits for its first CRL within the 5 s, and for nothing else.
+    await world.restart();
+    world.adopt(cached, stranger);
+    const again = performance.now();
+    assert.deepEqual(statuses(await eightAtATime(8, () => cached.message(stranger, {}))), { 202: 8 });
+    assert.ok(performance.now() - again < 8000);
+  }));
+
+test("a clock that is 250 s off is warned of once a minute, one that is 301 s off is refused", () =>
+  inWorld({ bindings: { ENVIRONMENT: "production" } }, async (world) => {
+    const [one, two] = await world.agents(2);
+    await pair(one, two);
+    const header = (answer) => Number(answer.headers.get("x-claw-clock-skew") ?? NaN);
+    const near = (answer, seconds) => assert.ok(Math.abs(header(answer) - seconds) <= 2, `${header(answer)}`);
+    for (const off of [250, -250]) {
+      for (let i = 0; i < 3; i++) {
+        const answer = await one.message(two, {}, { timestamp: nowSeconds() - off });
+        accepted(answer);
+        near(answer, off);
+      }
+    }
+    // Also where the handler or a later check refuses.
+    near(await probe(one, { timestamp: nowSeconds() - 250 }), 250);
+    const warned = world.logged("proxy.auth.clock_skew");
+    assert.deepEqual(warned.map(({ level, agentDid }) => [level, agentDid]), [["warn", one.agentDid]]);
+    assert.ok(Math.abs(warned[0].skewSeconds - 250) <= 2);
+    for (const off of [302, -302]) {
+      const answer = await two.message(one, {}, { timestamp: nowSeconds() - off });
+      const { details } = refused(answer, 401, "PROXY_AUTH_TIMESTAMP_SKEW");
+      assert.ok(Math.abs(details.skewSeconds - off) <= 2);
+      near(answer, off);
+    }
+    for (const off of [190, 0, -190]) {
+      const answer = await two.message(one, {}, { timestamp: nowSeconds() - off });
+      accepted(answer);
+      assert.equal(answer.headers.get("x-claw-clock-skew"), null);
+      assert.ok(Math.abs(world.logged("proxy.auth.verified").at(-1).skewSeconds - off) <= 2);
+    }
+  }));
+
+for (const is of ["fails", "hangs"]) {
+  test(`D1 ${is}: known agents are served from memory, unknown ones are told to come back`, () =>
+    inWorld({ bindings: { TRUST_FRESH_MS: "1", TRUST_TIMEOUT_MS: "300" } }, async (world) => {
+      const [one, two, late] = await world.agents(3);
+      await pair(one, two);
+      await pair(late, two);
+      accepted(await one.message(two, {}));
+      admitted(await probe(late)); // its token is known; who it may talk to is not
+      await world.database(is);
+      const forbidden = (answer) => {
+        const { details } = refused(answer, 403, "PROXY_AUTH_FORBIDDEN");
+        assert.deepEqual(details, { reason: "trust_store_unavailable" });
+        assert.match(answer.headers.get("retry-after"), /^[1-9]\d*$/);
+      };
+      forbidden(await late.message(two, {}));
+      assert.deepEqual(statuses(await eightAtATime(100, () => one.message(two, {}))), { 202: 100 });
+      assert.ok(world.logged("proxy.trust_store.stale").length >= 100);
+      assert.deepEqual(sources(world.logged("proxy.auth.verified").slice(-100), "trust"), ["stale"]);
+      // Its circuit is open: D1 is asked nothing more.
+      const opened = world.logged("proxy.trust_store.circuit").filter(({ to }) => to === "open");
+      assert.deepEqual(opened.map(({ reason }) => reason), ["failures"]);
+      await world.counts(true);
+      forbidden(await late.message(two, {}));
+      accepted(await one.message(two, {}));
+      assert.equal((await world.counts()).database, 0);
+      // Past the stale limit nobody is known; the database is back, and so is everyone.
+      await world.moveClock(15 * 60_000);
+      const later = { timestamp: nowSeconds() + 15 * 60 };
+      forbidden(await one.message(two, {}, later));
+      await world.database("well");
+      await world.moveClock(16 * 60_000);
+      accepted(await one.message(two, {}, { timestamp: nowSeconds() + 16 * 60 }));
+    }));
+}
+
+test("a peer that leaves while the registry is down takes nobody's access along", () =>
+  inWorld({}, async (world) => {
+    const [one, two, leaving] = await world.agents(3);
+    await pair(one, two);
+    await pair(one, leaving);
+    accepted(await one.message(two, {}));
+    await eventually(async () => (await world.counts()).trust.store_validation, { what: "the validation is kept" });
+    await world.fault("all", "down");
+    const left = await leaving.post("/pair/remove", { peerAgentDid: one.agentDid });
+    assert.deepEqual(left.json, { removed: true });
+    refused(await one.message(leaving, {}), 403, "PROXY_AUTH_FORBIDDEN");
+    accepted(await one.message(two, {}));
+    assert.equal(world.logged("proxy.auth.verified").at(-1).evidence.access.source, "fresh");
+  }));
+
+test("a token that is refreshed while D1 is down takes nobody's pairs along", () =>
+  inWorld({}, async (world) => {
+    const [one, two] = await world.agents(2);
+    await pair(one, two);
+    accepted(await one.message(two, {}));
+    await world.database("fails");
+    await one.atRegistry("refresh");
+    await eventually(async () => (await world.counts()).trust.replace_generation, { what: "the event is applied" });
+    accepted(await one.message(two, {}));
+  }));
+
+test("a session ended: the next request asks the registry, however fresh the cache", () =>
+  inWorld({}, async (world) => {
+    const [one, two] = await world.agents(2);
+    await pair(one, two);
+    accepted(await one.message(two, {}));
+    accepted(await one.message(two, {}));
+    assert.equal((await world.counters()).validate, 1);
+    await world.counts(true);
+    const { accessToken } = one;
+    await one.atRegistry("end-session");
+    await eventually(async () => (await world.counts()).trust.replace_generation, { what: "the event is applied" });
+    one.accessToken = accessToken;
+    refused(await one.message(two, {}), 401, "PROXY_AGENT_ACCESS_INVALID");
+    assert.equal((await world.counters()).validate, 2);
+    // The same where only the event says so: a redelivery costs one call.
+    await world.counts(true);
+    accepted(await two.message(one, {}));
+    const event = { id: "event-1", type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString() };
+    await world.enqueue({ ...event, data: { agentId: two.id, reason: "owner_auth_revoke" } });
+    await eventually(async () => (await world.counts()).trust.replace_generation, { what: "the event is applied" });
+    accepted(await two.message(one, {}));
+    assert.equal((await world.counters()).validate, 4);
+  }));
+
+test("a warm request: no registry call, one trust-state call", () =>
+  inWorld({}, async (world) => {
+    const [one, two] = await world.agents(2);
+    await pair(one, two);
+    accepted(await one.message(two, {}));
+    await eventually(async () => (await world.counts()).trust.store_validation, { what: "the validation is kept" });
+    await world.counters(true);
+    await world.counts(true);
+    assert.deepEqual(statuses(await eightAtATime(100, () => one.message(two, {}))), { 202: 100 });
+    assert.deepEqual(await world.counters(), { keys: 0, crl: 0, validate: 0, ownership: 0, membership: 0 });
+    assert.deepEqual(await world.counts(), { database: 0, trust: { admit: 100 } });
+  }));
