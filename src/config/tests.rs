@@ -48,7 +48,7 @@ fn defaults_are_those_of_the_wire() {
     assert!(!config.inject_identity);
     assert_eq!(
         (config.version.as_str(), config.version_source),
-        (CRATE_VERSION, "crate")
+        (env!("CARGO_PKG_VERSION"), "crate")
     );
     let production = parse(&[("ENVIRONMENT", "production")]).unwrap();
     assert_eq!(
