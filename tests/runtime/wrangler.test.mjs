@@ -1,5 +1,6 @@
 // wrangler.toml against WIRE.md §9: the names that existing deployments use, per environment. And the tools' own parts.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -43,14 +44,17 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
       max_retries: 100,
       retry_delay: 1,
     })));
+    if (env) assert.equal(config.build.command, "npm run build");
     assert.deepEqual(config.triggers.crons, ["*/15 * * * *"]);
     const names = Object.keys(config.vars);
     assert.ok(!names.some((name) => /SECRET|TOKEN|SERVICE_ID/.test(name)), `no secret is a variable: ${names}`);
   });
 }
 
-test("the local environment cannot be deployed: its database id is no id", () => {
+test("the local environment cannot be deployed: its build refuses, and its database id is no id", () => {
   const config = readConfig({ config: join(ROOT, "wrangler.toml") });
+  const build = (WRANGLER_COMMAND) => spawnSync("sh", ["-c", config.build.command], { env: { WRANGLER_COMMAND } }).status;
+  assert.deepEqual(["deploy", "versions upload", "dev"].map(build), [1, 1, 0]);
   assert.doesNotMatch(config.d1_databases[0].database_id, /^[0-9a-f-]{36}$/);
 });
 
