@@ -145,6 +145,10 @@ pub struct TrustSettings {
     pub stale_ms: u64,
     /// D1 counts as not answering after.
     pub timeout_ms: u64,
+    /// D1 counts as not answering a write after.
+    pub write_timeout_ms: u64,
+    /// A revocation that a trust object spoke of is remembered for.
+    pub revoked_memory_ms: u64,
     /// A trust object counts as not answering after.
     pub state_timeout_ms: u64,
 }

@@ -71,6 +71,35 @@ pub(super) async fn held(app: &App, budget: &Budget) -> Result<Keys, Unavailable
 }
 
 pub(super) async fn refreshed(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
+    let held_ms = state::with(app, |desks| desks.keys.as_of_ms());
+    match asked_for_kid(app, budget).await {
+        Ok(keys) => Ok(keys),
+        Err(unavailable) => later_in_d1(app, held_ms).await.ok_or(unavailable),
+    }
+}
+
+/// The keys in D1, where they are later than those held: another isolate may have asked before the registry went. In a
+/// time of its own, as a slow registry has used up the request's. While another request reads, this one looks again.
+async fn later_in_d1(app: &App, held_ms: Option<u64>) -> Option<Keys> {
+    let budget = Budget::new(app.now_ms(), app.config.trust.timeout_ms);
+    while budget.remaining_ms(app.now_ms()) > 0 {
+        if state::with(app, |desks| desks.keys.as_of_ms()) > held_ms {
+            return held(app, &budget).await.ok();
+        }
+        if state::with(app, |desks| desks.keys.reads_durable_for_kid(app.now_ms())) {
+            let (copy, fetched_at_ms) = durable::read(app, &budget).await?;
+            return state::with(app, |desks| {
+                desks
+                    .keys
+                    .take_over_for_kid(Rc::new(copy), fetched_at_ms, app.now_ms())
+            });
+        }
+        clock::sleep_ms(LOOK_AGAIN_MS).await;
+    }
+    None
+}
+
+async fn asked_for_kid(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
     loop {
         match state::with(app, |desks| desks.keys.unknown_kid(app.now_ms())) {
             KidDecision::Refresh(permit) => return fetch(app, budget, permit).await,

@@ -22,6 +22,7 @@ struct World {
     aits: RefCell<HashMap<[u8; 32], VerifiedAit>>,
     admission: RefCell<Result<Generation, Refusal>>,
     listed: Cell<bool>,
+    lifted: Cell<bool>,
     known: Cell<bool>,
     access: RefCell<Result<(), Refusal>>,
     asked: RefCell<Vec<&'static str>>,
@@ -38,6 +39,7 @@ impl World {
             aits: RefCell::default(),
             admission: RefCell::new(Ok(Generation::from_random([7; 8]))),
             listed: Cell::new(false),
+            lifted: Cell::new(false),
             known: Cell::new(true),
             access: RefCell::new(Ok(())),
             asked: RefCell::default(),
@@ -100,6 +102,7 @@ impl Ports for World {
             generation,
             pairs_generation: generation,
             validations: (),
+            token_lifted: self.lifted.get(),
         })
     }
 
@@ -388,4 +391,14 @@ fn a_rotated_key_is_found_by_one_refresh() {
 
 fn key_set(kid: &str, signing: &SigningKey) -> KeySet {
     KeySet::parse(testing::keyset_json(&[(kid, signing, "active")]).as_bytes()).unwrap()
+}
+
+#[test]
+fn a_lifted_token_is_admitted_though_the_crl_lists_it() {
+    let world = World::new();
+    world.listed.set(true);
+    let listed = world.run(&good(&world), IDENTITY).map(|_| ());
+    assert_eq!(listed, Err(Refusal::Revoked(RevokedBy::Crl)));
+    world.lifted.set(true);
+    assert!(world.run(&good(&world), IDENTITY).is_ok());
 }

@@ -8,7 +8,9 @@
 //!   found within the cool-down. Who comes while that refresh is out waits a
 //!   little (`KidDecision::Wait`), as the key may be there in a moment.
 //! * If that refresh fails, nobody knows whether the `kid` is a new one: until the
-//!   cool-down is over that is unavailability, not a refusal.
+//!   cool-down is over that is unavailability, not a refusal. Unless the copy in D1
+//!   has it: another isolate may have asked before the registry went. It is looked
+//!   at once in `DURABLE_AGAIN_MS`, as a stranger can make up `kid`s by the thousand.
 //!
 //! `V` is the parsed key set, cheap to clone. Not its job: to parse it.
 
@@ -19,6 +21,9 @@ use crate::core::provenance::{Provenance, Source};
 
 /// How long a caller waits before it looks again whether somebody else's refresh has come.
 pub const LOOK_AGAIN_MS: u64 = 25;
+
+/// How often the copy in D1 is read for a `kid` that the registry could not be asked about.
+pub const DURABLE_AGAIN_MS: u64 = 1_000;
 
 /// The figures of the desk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +91,7 @@ pub struct KeysDesk<V> {
     slot: Slot<V>,
     circuit: Circuit,
     kid_refresh: Option<(u64, KidRefresh)>,
+    durable_for_kid_at_ms: Option<u64>,
 }
 
 impl<V: Clone> KeysDesk<V> {
@@ -96,6 +102,7 @@ impl<V: Clone> KeysDesk<V> {
             slot: Slot::new(),
             circuit: Circuit::new(settings.circuit),
             kid_refresh: None,
+            durable_for_kid_at_ms: None,
         }
     }
 
@@ -166,6 +173,37 @@ impl<V: Clone> KeysDesk<V> {
                 retry_after_ms: refused.retry_after_ms,
             },
         }
+    }
+
+    /// The registry could not be asked about a `kid`: whether the copy in D1 is worth reading for it now.
+    pub fn reads_durable_for_kid(&mut self, now_ms: u64) -> bool {
+        let read_lately = self
+            .durable_for_kid_at_ms
+            .and_then(|at_ms| now_ms.checked_sub(at_ms))
+            .is_some_and(|age_ms| age_ms < DURABLE_AGAIN_MS);
+        if !read_lately {
+            self.durable_for_kid_at_ms = Some(now_ms);
+        }
+        !read_lately
+    }
+
+    /// That copy, as fetched at `fetched_at_ms`: what is held now, where it is later than what was held.
+    pub fn take_over_for_kid(&mut self, copy: V, fetched_at_ms: u64, now_ms: u64) -> Option<(V, Provenance)> {
+        if self
+            .slot
+            .as_of_ms()
+            .is_some_and(|held_ms| held_ms >= fetched_at_ms)
+        {
+            return None;
+        }
+        let taken = self.slot.put(copy.clone(), fetched_at_ms, self.settings.ages);
+        (taken && self.slot.serves(now_ms)).then_some((
+            copy,
+            Provenance {
+                source: Source::Durable,
+                age_ms: now_ms.saturating_sub(fetched_at_ms),
+            },
+        ))
     }
 
     /// What the registry said to the question asked at `asked_at_ms`: a key set that holds, or what the circuit

@@ -242,3 +242,39 @@ fn an_open_circuit_is_not_asked_and_uses_no_cooldown_up() {
     desk.answered(permit, START + 30 * SECOND, Ok("new"), START + 30 * SECOND);
     assert_eq!(served(desk.decide(true, START + 30 * SECOND)).0, "new");
 }
+
+#[test]
+fn a_key_that_another_isolate_found_is_found_in_d1_where_the_registry_cannot_be_asked() {
+    let mut desk = with_keys();
+    let now_ms = START + 10 * SECOND;
+    let KidDecision::Refresh(permit) = desk.unknown_kid(now_ms) else {
+        panic!("asked")
+    };
+    desk.answered(permit, now_ms, Err(FAILED), now_ms);
+    assert!(desk.reads_durable_for_kid(now_ms));
+    assert!(
+        !desk.reads_durable_for_kid(now_ms + DURABLE_AGAIN_MS - 1),
+        "a flood of kids"
+    );
+    assert_eq!(
+        desk.take_over_for_kid("old", START, now_ms),
+        None,
+        "what is held already"
+    );
+    let durable = Provenance {
+        source: Source::Durable,
+        age_ms: 5 * SECOND,
+    };
+    assert_eq!(
+        desk.take_over_for_kid("new", START + 5 * SECOND, now_ms),
+        Some(("new", durable))
+    );
+    assert_eq!(served(desk.decide(false, now_ms)).0, "new");
+    assert!(desk.reads_durable_for_kid(now_ms + DURABLE_AGAIN_MS));
+    let dead_ms = START + 50 * HOUR;
+    assert_eq!(
+        desk.take_over_for_kid("newer", START + 6 * SECOND, dead_ms),
+        None,
+        "dead by now"
+    );
+}
