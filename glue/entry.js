@@ -93,6 +93,8 @@ function durable(Rust) {
 
 export class ProxyTrustState extends durable(wasm.ProxyTrustState) {}
 
+export class RevocationFeed extends durable(wasm.RevocationFeed) {}
+
 export class AgentRelaySession extends durable(wasm.AgentRelaySession) {
   webSocketMessage(socket, message) {
     return guarded(() => this.rust.webSocketMessage(socket, message));

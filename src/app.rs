@@ -27,6 +27,8 @@ pub mod binding {
     pub const AGENT_RELAY_SESSION: &str = "AGENT_RELAY_SESSION";
     /// `ProxyTrustState` objects.
     pub const PROXY_TRUST_STATE: &str = "PROXY_TRUST_STATE";
+    /// The one `RevocationFeed` object; a deployment may lack it, and then has no stream.
+    pub const REVOCATION_FEED: &str = "REVOCATION_FEED";
     /// Producer of the events queue.
     pub const EVENTS_QUEUE: &str = "EVENTS_QUEUE";
     /// Producer of the receipts queue.

@@ -25,6 +25,8 @@ mod registry;
 #[cfg(target_arch = "wasm32")]
 mod relay;
 #[cfg(target_arch = "wasm32")]
+mod revocation;
+#[cfg(target_arch = "wasm32")]
 mod routes;
 #[cfg(target_arch = "wasm32")]
 mod trust;
@@ -47,6 +49,6 @@ mod entry {
 
     #[event(scheduled)]
     async fn scheduled(_event: ScheduledEvent, env: Env, _ctx: ScheduleContext) {
-        crate::trust::housekeeping(env).await;
+        crate::revocation::scheduled(env).await;
     }
 }

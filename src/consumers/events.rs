@@ -1,27 +1,27 @@
 //! The registry's events: revocations, refreshed sessions, pairs and groups (WIRE.md §7).
 //!
-//! A revocation is applied in this order (DESIGN.md §3): overlay, which is the kill; sockets closed; ledger; acknowledge.
-//! No step waits for a connector, every step may be repeated, and a failure in between gives the message back.
+//! A revocation is applied by `revocation::apply`, as everyone else's are, and acknowledged after that; a failure in
+//! between gives the message back. No step waits for a connector.
 
-use futures_util::future;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::Outcome;
 use super::message::QueueMessage;
 use crate::app::App;
-use crate::core::admission::{Changed, RevokeRequest, Source, TokenRevocation};
+use crate::core::admission::Changed;
 use crate::core::consume::Revocation;
 use crate::protocol::did::AgentDid;
 use crate::protocol::event::{
     AuthRefreshed, AuthRevoked, GROUP_MEMBER_JOINED_SOURCE, GroupMemberJoined, PAIR_ACCEPTED_SOURCE,
     PairAccepted,
 };
-use crate::protocol::ids::{MessageId, Ulid};
+use crate::protocol::ids::MessageId;
+use crate::protocol::revocation::Source;
 use crate::relay;
-use crate::relay::protocol::{DeliverCall, RelayCall, RelayReply, RevokedSockets};
+use crate::relay::protocol::{DeliverCall, RelayCall, RelayReply};
+use crate::revocation::{Order, apply};
 use crate::trust::client;
-use crate::trust::ledger::{self, Entry};
 
 /// Why it must be tried again.
 struct Again(String);
@@ -59,15 +59,20 @@ pub async fn revoked(app: &App, message: &QueueMessage, event: &AuthRevoked) -> 
         .event_id
         .clone()
         .unwrap_or_else(|| format!("message:{}", message.id()));
-    let case = Case {
-        app,
-        event,
-        event_id,
-        revocation: &revocation,
+    let order = Order {
+        agent: revocation.agent,
+        revoke_agent: revocation.revoke_agent,
+        session_ended: revocation.session_ended,
+        tokens: revocation.tokens,
+        reason: event.reason.clone(),
+        source: Source::Queue,
+        event_id: Some(event_id),
+        revoked_at_ms: revocation.revoked_at_ms,
+        told_at_ms: event.event_at_ms,
     };
-    match &revocation.agent {
-        Some(agent) => case.named(agent).await.into(),
-        None => case.tokens_alone().await.into(),
+    match apply(app, &order).await {
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Again(error.to_string()),
     }
 }
 
@@ -98,141 +103,6 @@ pub async fn group_member_joined(app: &App, event: &GroupMemberJoined) -> Outcom
         source: GROUP_MEMBER_JOINED_SOURCE,
     };
     notice.deliver(app).await.into()
-}
-
-/// One revocation event being applied.
-struct Case<'a> {
-    app: &'a App,
-    event: &'a AuthRevoked,
-    event_id: String,
-    revocation: &'a Revocation,
-}
-
-impl Case<'_> {
-    /// It names its agent.
-    async fn named(&self, agent: &AgentDid) -> Result<(), Again> {
-        let Revocation {
-            revoke_agent,
-            session_ended,
-            tokens,
-            ..
-        } = self.revocation;
-        self.strike(agent, *session_ended, tokens).await?;
-        let entry = Entry {
-            session_ended: *session_ended,
-            ..self.entry(Some(agent), *revoke_agent, tokens)
-        };
-        Ok(ledger::record(self.app, &entry).await?)
-    }
-
-    /// It names only tokens: whose they are, the table says that is written at a token's first admission.
-    ///
-    /// The ledger is written before the table is looked at a second time. An object writes the table and reads the
-    /// ledger in one transaction, so of a token that is first admitted at this very moment either the object finds the
-    /// ledger's row or this finds the table's.
-    async fn tokens_alone(&self) -> Result<(), Again> {
-        let Revocation {
-            revoke_agent, tokens, ..
-        } = self.revocation;
-        let known = ledger::agents_of(self.app, tokens).await?;
-        self.strike_owners(known.iter()).await?;
-        ledger::record(self.app, &self.entry(None, false, tokens)).await?;
-        let known_now = ledger::agents_of(self.app, tokens).await?;
-        self.strike_owners(known_now.iter().filter(|found| !known.contains(found)))
-            .await?;
-
-        if !revoke_agent {
-            return Ok(());
-        }
-        if known_now.is_empty() {
-            return Err(Again(
-                "it revokes an agent that it names only by tokens never seen here".into(),
-            ));
-        }
-        for (_, agent) in &known_now {
-            ledger::record(self.app, &self.entry(Some(agent), true, &[])).await?;
-        }
-        Ok(())
-    }
-
-    /// Applies it to the agents whose tokens it names, all at the same time.
-    async fn strike_owners<'b>(
-        &self,
-        found: impl Iterator<Item = &'b (Ulid, AgentDid)>,
-    ) -> Result<(), Again> {
-        let strikes = found.map(async |(jti, agent)| {
-            let of_this_agent = self.revocation.tokens.iter().filter(|token| token.jti == *jti);
-            let tokens: Vec<_> = of_this_agent.copied().collect();
-            self.strike(agent, false, &tokens).await
-        });
-        future::join_all(strikes).await.into_iter().collect()
-    }
-
-    /// Takes it from one agent: overlay, then sockets.
-    async fn strike(
-        &self,
-        agent: &AgentDid,
-        session_ended: bool,
-        tokens: &[TokenRevocation],
-    ) -> Result<(), Again> {
-        let revoke_agent = self.revocation.revoke_agent;
-        let mut changed = session_ended;
-        if revoke_agent || !tokens.is_empty() {
-            let request = RevokeRequest {
-                agent: agent.clone(),
-                revoke_agent,
-                tokens: tokens.to_vec(),
-            };
-            changed |= client::revoke(self.app, request).await?.changed;
-        }
-        if session_ended {
-            client::replace_generation(self.app, agent, Changed::Session).await?;
-        }
-        let applied_at_ms = self.app.now_ms();
-
-        let which = match (revoke_agent, session_ended) {
-            (true, _) => RevokedSockets::Agent,
-            (false, true) => RevokedSockets::Session,
-            (false, false) => RevokedSockets::Tokens(tokens.iter().map(|token| token.jti).collect()),
-        };
-        let reply = relay::client::call(self.app, agent, RelayCall::RevokeSockets { which }).await?;
-        let RelayReply::Closed { sockets } = reply else {
-            return Err(unexpected_reply());
-        };
-
-        let fields = json!({
-            "agentDid": agent.as_str(),
-            "source": Source::Queue.as_str(),
-            "eventId": self.event_id,
-            "reason": self.event.reason,
-            "agent": revoke_agent,
-            "session": session_ended,
-            "tokens": tokens.len(),
-            "changed": changed,
-            "socketsClosed": sockets,
-            "lag_ms": self.event.event_at_ms.map(|at_ms| applied_at_ms.saturating_sub(at_ms)),
-        });
-        self.app.log.info("proxy.revocation.applied", fields);
-        Ok(())
-    }
-
-    fn entry<'b>(
-        &'b self,
-        agent: Option<&'b AgentDid>,
-        revoke_agent: bool,
-        tokens: &'b [TokenRevocation],
-    ) -> Entry<'b> {
-        Entry {
-            agent,
-            revoke_agent,
-            session_ended: false,
-            tokens,
-            reason: self.event.reason.as_deref(),
-            source: Source::Queue,
-            event_id: Some(&self.event_id),
-            revoked_at_ms: self.revocation.revoked_at_ms,
-        }
-    }
 }
 
 /// Replaces an agent's generation and tells its session.

@@ -25,14 +25,14 @@ pub mod tables;
 #[cfg(test)]
 mod machine_tests;
 #[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 #[cfg(test)]
 mod simulation;
 
 pub use self::calls::{
-    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, RevokeReply, RevokeRequest, StoreReply,
-    StoreValidation, TrustCall, Validated, Validations,
+    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, LiftRequest, RevokeReply, RevokeRequest,
+    StoreReply, StoreValidation, TrustCall, Validated, Validations,
 };
 pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};
-pub use self::overlay::{LedgerAnswer, RevokedWhat, Source, TokenRevocation, token_expiry_ms};
+pub use self::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation, token_expiry_ms};

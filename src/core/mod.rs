@@ -6,14 +6,18 @@
 //! microsecond in a test, and every interleaving can be tried.
 
 pub mod address_limit;
+pub mod admin;
 pub mod admission;
 pub mod budget;
 pub mod cache;
 pub mod circuit;
 pub mod consume;
+pub mod feed;
+pub mod listing;
 pub mod pipeline;
 pub mod provenance;
 pub mod registry;
 pub mod relay_queue;
 pub mod router;
+pub mod sign_in;
 pub mod trust;

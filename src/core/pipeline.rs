@@ -130,6 +130,8 @@ pub struct Admission<V> {
     pub pairs_generation: Generation,
     /// The agent's last access validations, as its object keeps them.
     pub validations: V,
+    /// An operator lifted the revocation of this token: what the CRL says of it does not count.
+    pub token_lifted: bool,
 }
 
 /// The outside, as the pipeline needs it. A refusal is final; the shell has done its retries.
@@ -205,14 +207,25 @@ pub async fn verify<P: Ports>(
     request: &Presented<'_>,
     policy: Policy,
 ) -> Result<Verified, Refusal> {
-    let (ait, keys) = identify(ports, request.authorization).await?;
-    let proof = prove(request, &ait, ports.now_ms())?;
+    let identified = identify(ports, request.authorization).await?;
+    let proof = prove(request, &identified.0, ports.now_ms())?;
+    decide(ports, identified, &proof, request.access_token, policy).await
+}
+
+/// Steps 4 to 7, for a request that is proven.
+async fn decide<P: Ports>(
+    ports: &P,
+    (ait, keys): (Rc<Ait>, Provenance),
+    proof: &ProofHeaders,
+    access_token: Option<&str>,
+    policy: Policy,
+) -> Result<Verified, Refusal> {
     let skew_s = proof::skew_seconds(ports.now_ms(), proof.timestamp);
 
-    let admission = ports.admit(&ait, &proof).await?;
+    let admission = ports.admit(&ait, proof).await?;
 
     let (listed, crl) = ports.crl_lists(&ait.jti).await?;
-    if listed {
+    if listed && !admission.token_lifted {
         return Err(Refusal::Revoked(RevokedBy::Crl));
     }
     let mut evidence = Evidence {
@@ -229,7 +242,7 @@ pub async fn verify<P: Ports>(
         evidence.trust = Some(provenance);
     }
     if policy.access_token {
-        let token = AccessToken::parse(request.access_token).map_err(|error| match error {
+        let token = AccessToken::parse(access_token).map_err(|error| match error {
             AccessTokenError::Missing => Refusal::AccessRequired,
             AccessTokenError::Invalid => Refusal::AccessInvalid,
         })?;
@@ -315,5 +328,7 @@ fn prove(request: &Presented<'_>, ait: &Ait, now_ms: u64) -> Result<ProofHeaders
     Ok(headers)
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,22 @@ pub enum Route {
     PairStatus,
     /// `POST /pair/remove`
     PairRemove,
+    /// `GET /v1/revocations`
+    FeedPage,
+    /// `GET /v1/bundles/revocations.tar.gz`
+    FeedBundle,
+    /// `GET /v1/events/revocations`
+    FeedStream,
+    /// `POST /admin/v1/revocations`
+    AdminRevoke,
+    /// `GET /admin/v1/revocations`
+    AdminList,
+    /// `POST /admin/v1/revocations/{seq}/lift`
+    AdminLift,
+    /// `POST /admin/v1/reconcile`
+    AdminReconcile,
+    /// `GET /admin/v1/status`
+    AdminStatus,
 }
 
 /// Whether the caller must be a known agent (step 6 of DESIGN.md §2).
@@ -38,6 +54,8 @@ pub enum Route {
 pub enum KnownAgent {
     /// Anyone whose identity holds.
     NotNeeded,
+    /// An agent with a pair here.
+    Needed,
     /// An agent with a pair here; membership of the group named by `x-claw-group-id` stands in for it.
     NeededUnlessGroup,
 }
@@ -54,6 +72,10 @@ pub enum Access {
         /// Step 7: a session access token is needed.
         access_token: bool,
     },
+    /// The bearer of `FEED_TOKEN`, or a known agent.
+    Feed,
+    /// The bearer of `ADMIN_TOKEN`. Without that setting the route does not exist.
+    Admin,
 }
 
 /// How large a body may be (WIRE.md §8).
@@ -75,7 +97,7 @@ pub struct RouteSpec {
     pub route: Route,
     /// Upper case.
     pub method: &'static str,
-    /// The whole path; compared exactly.
+    /// The whole path; compared exactly, but that `{…}` stands for any one segment.
     pub path: &'static str,
     /// Who may call.
     pub access: Access,
@@ -162,6 +184,14 @@ pub const ROUTES: &[RouteSpec] = &[
     row(Route::PairConfirm, "POST", "/pair/confirm", CLAW, &code::PROXY_PAIR_INVALID_BODY),
     row(Route::PairStatus, "POST", "/pair/status", CLAW, &code::PROXY_PAIR_INVALID_BODY),
     row(Route::PairRemove, "POST", "/pair/remove", CLAW, &code::PROXY_PAIR_INVALID_BODY),
+    row(Route::FeedPage, "GET", "/v1/revocations", Access::Feed, &code::PROXY_FEED_INVALID_QUERY),
+    row(Route::FeedBundle, "GET", "/v1/bundles/revocations.tar.gz", Access::Feed, &code::PROXY_FEED_INVALID_QUERY),
+    row(Route::FeedStream, "GET", "/v1/events/revocations", Access::Feed, &code::PROXY_FEED_INVALID_QUERY),
+    row(Route::AdminRevoke, "POST", "/admin/v1/revocations", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Route::AdminList, "GET", "/admin/v1/revocations", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Route::AdminLift, "POST", "/admin/v1/revocations/{seq}/lift", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Route::AdminReconcile, "POST", "/admin/v1/reconcile", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Route::AdminStatus, "GET", "/admin/v1/status", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
 ];
 
 /// What a method and a path come to.
@@ -175,9 +205,10 @@ pub enum Found {
     Nothing,
 }
 
-/// Looks a request up.
-pub fn find(method: &str, path: &str) -> Found {
-    let at_path = || ROUTES.iter().filter(|spec| spec.path == path);
+/// Looks a request up. `admin`: there is an `ADMIN_TOKEN`; without one its routes are not there, whatever the method.
+pub fn find(method: &str, path: &str, admin: bool) -> Found {
+    let exists = move |spec: &&RouteSpec| admin || spec.access != Access::Admin;
+    let at_path = || ROUTES.iter().filter(exists).filter(|spec| is_at(spec.path, path));
     if let Some(spec) = at_path().find(|spec| spec.method == method) {
         return Found::Row(spec);
     }
@@ -189,6 +220,18 @@ pub fn find(method: &str, path: &str) -> Found {
     }
 }
 
+fn is_at(pattern: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    let same = pattern.split('/').all(|expected| {
+        let segment = segments.next();
+        match expected.starts_with('{') {
+            true => segment.is_some_and(|segment| !segment.is_empty()),
+            false => segment == Some(expected),
+        }
+    });
+    same && segments.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,7 +239,7 @@ mod tests {
     #[test]
     fn finds_by_exact_path_and_method() {
         let check = |method: &str, path: &str, expect: &str| {
-            let found = match find(method, path) {
+            let found = match find(method, path, true) {
                 Found::Row(spec) => format!("{:?}", spec.route),
                 Found::WrongMethod(allow) => format!("405 {allow}"),
                 Found::Nothing => "404".to_owned(),
@@ -213,6 +256,42 @@ mod tests {
         check("GET", "/Health", "404");
         check("get", "/health", "405 GET");
         check("GET", "", "404");
+        check("POST", "/admin/v1/revocations/12/lift", "AdminLift");
+        check("GET", "/admin/v1/revocations/12/lift", "405 POST");
+        check("POST", "/admin/v1/revocations//lift", "404");
+        check("POST", "/admin/v1/revocations/1/2/lift", "404");
+        check("POST", "/admin/v1/revocations/12", "404");
+    }
+
+    #[test]
+    fn without_an_admin_token_its_routes_are_not_there() {
+        for spec in ROUTES.iter().filter(|spec| spec.access == Access::Admin) {
+            for method in [spec.method, "DELETE"] {
+                let found = find(method, &spec.path.replace("{seq}", "1"), false);
+                assert!(matches!(found, Found::Nothing), "{method} {}", spec.path);
+            }
+        }
+    }
+
+    /// The tests on the real runtime walk this file (`tests/runtime/kill-routes.test.mjs`), so that a route that is added
+    /// without its row there is found. UPDATE_EXPECT=1 writes it.
+    #[test]
+    fn the_runtime_tests_know_every_route() {
+        let row = |spec: &RouteSpec| {
+            let access = match spec.access {
+                Access::Open => "open",
+                Access::Claw { .. } => "claw",
+                Access::Feed => "feed",
+                Access::Admin => "admin",
+            };
+            format!(
+                r#"  {{"route":"{:?}","method":"{}","path":"{}","access":"{access}"}}"#,
+                spec.route, spec.method, spec.path
+            )
+        };
+        let rows: Vec<String> = ROUTES.iter().map(row).collect();
+        let json = format!("[\n{}\n]\n", rows.join(",\n"));
+        expect_test::expect_file!["../../tests/support/routes.json"].assert_eq(&json);
     }
 
     /// WIRE.md §5's table, column for column.
@@ -224,6 +303,8 @@ mod tests {
                 Access::Open => "open",
                 access if access == CLAW => "claw",
                 access if access == CLAW_WITH_TOKEN => "claw token",
+                Access::Feed => "feed",
+                Access::Admin => "admin",
                 _ => "claw known token",
             };
             let limit = if spec.public_limit { " per-address" } else { "" };
@@ -246,7 +327,15 @@ mod tests {
             POST /pair/start: claw
             POST /pair/confirm: claw
             POST /pair/status: claw
-            POST /pair/remove: claw"#]]
+            POST /pair/remove: claw
+            GET /v1/revocations: feed
+            GET /v1/bundles/revocations.tar.gz: feed
+            GET /v1/events/revocations: feed
+            POST /admin/v1/revocations: admin
+            GET /admin/v1/revocations: admin
+            POST /admin/v1/revocations/{seq}/lift: admin
+            POST /admin/v1/reconcile: admin
+            GET /admin/v1/status: admin"#]]
         .assert_eq(&rows.join("\n"));
     }
 }

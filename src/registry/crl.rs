@@ -18,7 +18,7 @@ use crate::core::circuit::{FailureKind, Outcome, Permit};
 use crate::core::pipeline::Refusal;
 use crate::core::provenance::Provenance;
 use crate::core::registry::crl::{self as desk, Answer, CrlDecision, LOOK_AGAIN_MS, Missing, Note};
-use crate::protocol::crl::{Crl, CrlError, MAX_CRL_BODY_BYTES, UnverifiedCrl, parse_crl_body};
+use crate::protocol::crl::{Crl, CrlEntry, CrlError, MAX_CRL_BODY_BYTES, UnverifiedCrl, parse_crl_body};
 use crate::protocol::ids::Ulid;
 use crate::protocol::issuer::Issuer;
 
@@ -159,7 +159,10 @@ struct Fetched {
 async fn fetch(app: &App, budget: &Budget, permit: Permit) -> Fetched {
     let asked_at_ms = app.now_ms();
     let (answer, tag) = match budget.timeout_ms(asked_at_ms) {
-        Some(timeout_ms) => ask(app, budget, timeout_ms).await,
+        Some(timeout_ms) => {
+            let tag = state::with(app, |desks| desks.crl_tag.clone());
+            ask(app, budget, timeout_ms, tag.as_deref(), None).await
+        }
         None => (Answer::None(Outcome::Inconclusive), None),
     };
     let list = match &answer {
@@ -196,13 +199,61 @@ async fn fetch(app: &App, budget: &Budget, permit: Permit) -> Fetched {
     Fetched { note, list }
 }
 
-async fn ask(app: &App, budget: &Budget, timeout_ms: u32) -> (Answer<Rc<Crl>>, Option<String>) {
-    let tag = state::with(app, |desks| desks.crl_tag.clone());
+/// The whole list, for the reconciliation.
+pub enum Whole {
+    /// Every entry was handed out.
+    List {
+        /// Its `ETag`, where it has one.
+        tag: Option<String>,
+    },
+    /// It is the one of this tag.
+    NotModified,
+    /// Nothing has been revoked yet.
+    Nothing,
+}
+
+/// Asks for the list, whatever the isolate holds, and hands out its entries; with a `tag` only a list of another one.
+/// The isolate's circuit is asked first and told after.
+///
+/// # Errors
+/// There was no list that holds: a text for the log.
+pub async fn each_listed(
+    app: &App,
+    budget: &Budget,
+    tag: Option<&str>,
+    visit: &mut dyn FnMut(CrlEntry),
+) -> Result<Whole, &'static str> {
+    let asked = state::with(app, |desks| desks.crl.circuit().ask(app.now_ms()));
+    let permit = asked.map_err(|_| "its circuit is open")?;
+    let (answer, tag) = match budget.timeout_ms(app.now_ms()) {
+        Some(timeout_ms) => ask(app, budget, timeout_ms, tag, Some(visit)).await,
+        None => (Answer::None(Outcome::Inconclusive), None),
+    };
+    let (outcome, whole) = match answer {
+        Answer::List { .. } => (Outcome::Success, Ok(Whole::List { tag })),
+        Answer::NotModified => (Outcome::Success, Ok(Whole::NotModified)),
+        Answer::Nothing => (Outcome::Success, Ok(Whole::Nothing)),
+        Answer::TooLarge => (Outcome::Success, Err("it is too large")),
+        Answer::None(outcome) => (outcome, Err("no answer that holds")),
+    };
+    state::with(app, |desks| {
+        desks.crl.circuit().report(permit, outcome, app.now_ms());
+    });
+    whole
+}
+
+async fn ask(
+    app: &App,
+    budget: &Budget,
+    timeout_ms: u32,
+    tag: Option<&str>,
+    visit: Option<&mut dyn FnMut(CrlEntry)>,
+) -> (Answer<Rc<Crl>>, Option<String>) {
     let call = Call {
         path: PATH,
         headers: &[],
         body: None,
-        if_none_match: tag.as_deref(),
+        if_none_match: tag,
         max_body_bytes: MAX_CRL_BODY_BYTES,
     };
     let reply = client::make(app, timeout_ms, &call).await;
@@ -211,7 +262,7 @@ async fn ask(app: &App, budget: &Budget, timeout_ms: u32) -> (Answer<Rc<Crl>>, O
             status: 200,
             body,
             tag,
-        } => match read(app, budget, body).await {
+        } => match read(app, budget, body, visit).await {
             Ok(answer) => return (answer, tag.clone()),
             // The keys' outage is not the CRL's.
             Err(Unread::NoKeys) => return (Answer::None(Outcome::Inconclusive), None),
@@ -234,16 +285,24 @@ enum Unread {
 }
 
 /// An unknown `kid` earns the one refresh that unknown `kid`s share (WIRE.md §4).
-async fn read(app: &App, budget: &Budget, body: &[u8]) -> Result<Answer<Rc<Crl>>, Unread> {
+async fn read(
+    app: &App,
+    budget: &Budget,
+    body: &[u8],
+    visit: Option<&mut dyn FnMut(CrlEntry)>,
+) -> Result<Answer<Rc<Crl>>, Unread> {
     let text = parse_crl_body(body).map_err(Unread::Bad)?;
     let unverified = UnverifiedCrl::parse(&text).map_err(Unread::Bad)?;
     let (mut key_set, _) = keys::held(app, budget).await.map_err(|_| Unread::NoKeys)?;
     if key_set.active(unverified.kid()).is_none() {
         (key_set, _) = keys::refreshed(app, budget).await.map_err(|_| Unread::NoKeys)?;
     }
-    let crl = unverified
-        .verify(&key_set, expected_issuer(app), app.now_ms() / 1000)
-        .map_err(Unread::Bad)?;
+    let (expected, now_s) = (expected_issuer(app), app.now_ms() / 1000);
+    let crl = match visit {
+        Some(visit) => unverified.verify_each(&key_set, expected, now_s, visit),
+        None => unverified.verify(&key_set, expected, now_s),
+    };
+    let crl = crl.map_err(Unread::Bad)?;
     // A verified list says when it was signed; the empty one, which nobody signs, comes as a 404.
     let iat_s = crl.info.as_ref().map_or(0, |info| info.iat_s);
     Ok(Answer::List {

@@ -49,6 +49,7 @@ thread_local! {
 pub fn policy(known: KnownAgent, access_token: bool, incoming: &Incoming) -> Policy {
     let known_agent = match known {
         KnownAgent::NotNeeded => false,
+        KnownAgent::Needed => true,
         KnownAgent::NeededUnlessGroup => incoming.header(GROUP_HEADER).is_none(),
     };
     Policy {
@@ -151,7 +152,7 @@ impl Ports for Gate<'_> {
     fn remember(&self, token_hash: [u8; 32], verified: VerifiedAit) {
         VERIFIED_AITS.with_borrow_mut(|cache| {
             cache
-                .get_or_insert_with(|| LruCache::new(capacity(self.app)))
+                .get_or_insert_with(|| LruCache::sparse(capacity(self.app)))
                 .put(token_hash, verified);
         });
     }
@@ -285,7 +286,7 @@ fn log_refused(app: &App, incoming: &Incoming, refusal: &Refusal, skew_s: Option
 fn warns_now(app: &App, agent: &AgentDid) -> bool {
     let now_ms = app.now_ms();
     SKEW_WARNINGS.with_borrow_mut(|warnings| {
-        let warnings = warnings.get_or_insert_with(|| LruCache::new(capacity(app)));
+        let warnings = warnings.get_or_insert_with(|| LruCache::sparse(capacity(app)));
         let due = warnings
             .get(agent)
             .is_none_or(|last_ms| now_ms.saturating_sub(*last_ms) >= WARN_EVERY_MS);

@@ -6,12 +6,15 @@
 //! `x-request-id` and one `request.completed` line; every refusal is written by
 //! `error_response`. One file a route.
 
+mod admin;
 mod connect;
+mod feed;
 mod gate;
 mod health;
 mod message;
 mod pair;
 mod receipts;
+mod sign_in;
 mod time;
 
 use std::cell::RefCell;
@@ -26,7 +29,8 @@ use crate::clock;
 use crate::config::Fault;
 use crate::core::address_limit::AddressLimit;
 use crate::core::budget::Budget;
-use crate::core::router::{self, Access, BodyLimit, Found, Route, RouteSpec, SMALL_BODY_BYTES};
+use crate::core::router::{self, Access, BodyLimit, Found, KnownAgent, Route, RouteSpec, SMALL_BODY_BYTES};
+use crate::core::sign_in::bearer;
 use crate::error::ApiError;
 use crate::http::{self, BodyError, Incoming, Target};
 use crate::log::Log;
@@ -83,7 +87,7 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
 
 async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Result<Response, ApiError> {
     let target = Target::of(&request).ok_or_else(http::internal)?;
-    let spec = match router::find(&target.method, target.path()) {
+    let spec = match router::find(&target.method, target.path(), app.config.admin_token.is_some()) {
         Found::Row(spec) => spec,
         Found::WrongMethod(allow) => {
             let error = ApiError::new(
@@ -126,8 +130,8 @@ async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Resu
     dispatch(app, spec, incoming).await
 }
 
-/// One arm a route. The compiler holds that every route has one, and that whoever acts
-/// for a caller got one from the gate.
+/// One arm a route, in the part that its access opens: an operator's are not reached without the operator's token, and
+/// whoever acts for a caller got one from the gate.
 async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Response, ApiError> {
     let policy = match spec.access {
         Access::Open => {
@@ -137,6 +141,19 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
                 _ => Err(http::internal()),
             };
         }
+        Access::Admin => {
+            let expected = app.config.admin_token.as_ref().ok_or_else(http::internal)?;
+            sign_in::check(app, &incoming, expected)?;
+            return match spec.route {
+                Route::AdminRevoke => admin::revoke::handle(app, incoming).await,
+                Route::AdminList => admin::list::handle(app, incoming).await,
+                Route::AdminLift => admin::lift::handle(app, incoming).await,
+                Route::AdminReconcile => admin::reconcile::handle(app).await,
+                Route::AdminStatus => admin::status::handle(app).await,
+                _ => Err(http::internal()),
+            };
+        }
+        Access::Feed => return serve_feed(app, spec, incoming).await,
         Access::Claw { known, access_token } => gate::policy(known, access_token, &incoming),
     };
     let admitted = gate::admit(app, &incoming, policy).await?;
@@ -151,7 +168,31 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
         Route::PairConfirm => pair::confirm(app, caller, incoming).await,
         Route::PairStatus => pair::status(app, caller, incoming).await,
         Route::PairRemove => pair::remove(app, caller, incoming).await,
-        Route::Health | Route::Time => Err(http::internal()),
+        _ => Err(http::internal()),
+    };
+    gate::tell_skew(app, response, skew_s)
+}
+
+/// The feed is for the bearer of its token, where there is one, and for known agents.
+async fn serve_feed(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Response, ApiError> {
+    let presents_bearer = bearer(incoming.header("authorization").as_deref()).is_some();
+    let admitted = match &app.config.feed_token {
+        Some(expected) if presents_bearer => {
+            sign_in::check(app, &incoming, expected)?;
+            None
+        }
+        _ => {
+            let policy = gate::policy(KnownAgent::Needed, false, &incoming);
+            Some(gate::admit(app, &incoming, policy).await?)
+        }
+    };
+    let skew_s = admitted.as_ref().map_or(0, |admitted| admitted.skew_s);
+    let caller = admitted.as_ref().map(|admitted| &admitted.caller);
+    let response = match spec.route {
+        Route::FeedPage => feed::page::handle(app, incoming).await,
+        Route::FeedBundle => feed::bundle::handle(app, incoming).await,
+        Route::FeedStream => feed::stream::handle(app, caller, incoming).await,
+        _ => Err(http::internal()),
     };
     gate::tell_skew(app, response, skew_s)
 }

@@ -16,8 +16,8 @@ use crate::app::App;
 use crate::clock;
 use crate::core::admission::refusals::{CallFailure, Refusals, retry_pause_ms};
 use crate::core::admission::{
-    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, Generation, RevokeReply, RevokeRequest,
-    RevokedWhat, StoreReply, StoreValidation, TrustCall,
+    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, Generation, LiftRequest, RevokeReply,
+    RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
 use crate::protocol::ait::Ait;
@@ -31,7 +31,7 @@ pub use crate::core::admission::Validations;
 const RETRY_AFTER_S: u64 = 1;
 
 thread_local! {
-    static REFUSALS: RefCell<Refusals> = RefCell::new(Refusals::new());
+    static REFUSALS: RefCell<Option<Refusals>> = const { RefCell::new(None) };
 }
 
 /// The object gave no answer. The text is for the log alone.
@@ -39,15 +39,15 @@ thread_local! {
 #[error("{0}")]
 pub struct TrustUnavailable(String);
 
-/// Step 4 of DESIGN.md §2: one call to the caller's object, or none where this isolate was told within the last 30 s
-/// that the agent or its token is revoked.
+/// Step 4 of DESIGN.md §2: one call to the caller's object, or none where this isolate was told lately that the agent or
+/// its token is revoked (`REVOKED_MEMORY_MS`).
 ///
 /// # Errors
 /// What the object refused, or 503.
 pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Validations>, Refusal> {
     let agent = ait.sub.ulid();
     let now_ms = app.now_ms();
-    if let Some(what) = REFUSALS.with_borrow_mut(|refusals| refusals.recall(agent, ait.jti, now_ms)) {
+    if let Some(what) = with_refusals(app, |refusals| refusals.recall(agent, ait.jti, now_ms)) {
         return Err(Refusal::Revoked(revoked_by(what)));
     }
     let timestamp_s = proof.timestamp.seconds();
@@ -76,13 +76,15 @@ pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admissi
             generation,
             pairs_generation,
             validations,
+            token_lifted,
         } => Ok(Admission {
             generation,
             pairs_generation,
             validations,
+            token_lifted,
         }),
         AdmitReply::Revoked { what } => {
-            REFUSALS.with_borrow_mut(|refusals| refusals.remember(what, agent, ait.jti, now_ms));
+            with_refusals(app, |refusals| refusals.remember(what, agent, ait.jti, now_ms));
             Err(Refusal::Revoked(revoked_by(what)))
         }
         AdmitReply::Replayed => Err(Refusal::Replay),
@@ -120,7 +122,16 @@ pub async fn revoke(app: &App, request: RevokeRequest) -> Result<RevokeReply, Tr
     call(app, request.agent.ulid(), &TrustCall::Revoke(request)).await
 }
 
-/// Voids what is cached about an agent and may have changed. Returns the generation that is now in force, for the agent's relay session.
+/// Takes a revocation back: within 30 s, for as long as isolates remember it, the agent is admitted again.
+///
+/// # Errors
+/// No answer: it must be tried again.
+pub async fn lift(app: &App, request: LiftRequest) -> Result<RevokeReply, TrustUnavailable> {
+    call(app, request.agent.ulid(), &TrustCall::Lift(request)).await
+}
+
+/// Voids what is cached about an agent and may have changed. Returns the generation that is now in force, for the
+/// agent's relay session.
 ///
 /// # Errors
 /// No answer: it may or may not have been replaced.
@@ -171,6 +182,12 @@ pub async fn drop_validation(
         token_hash,
     };
     call::<StoreReply>(app, agent.ulid(), &drop).await.map(|_| ())
+}
+
+fn with_refusals<R>(app: &App, act: impl FnOnce(&mut Refusals) -> R) -> R {
+    REFUSALS.with_borrow_mut(|refusals| {
+        act(refusals.get_or_insert_with(|| Refusals::new(app.config.trust.revoked_memory_ms)))
+    })
 }
 
 fn revoked_by(what: RevokedWhat) -> RevokedBy {

@@ -1,35 +1,49 @@
 //! The scheduled sweep of D1: rows whose time is over, in bounded batches.
 //!
-//! Tokens' revocations and the tokens' owners go a day after they expired; revocations of agents stay. What one run
-//! leaves the next takes; nothing waits for it. Tickets are swept where they are made (`tickets`).
+//! Tokens' revocations, their lifts and the tokens' owners go a day after they expired; revocations of agents stay, and
+//! so does the ledger's last row, whose number the feed's readers know as the latest. What one run leaves the next
+//! takes; nothing waits for it. Tickets are swept where they are made (`tickets`).
 
 use serde_json::json;
-use worker::Env;
 
 use super::d1::{Sql, batch, number};
 use crate::app::App;
 
-/// Rows per table and run.
+/// Rows per table and batch, and batches per run.
 const SWEEP_ROWS: u64 = 1_000;
+const SWEEP_BATCHES: usize = 20;
 const SWEEP_TIMEOUT_MS: u64 = 20_000;
 /// Kept this long after the end, for clocks that differ and for who still asks.
 const GRACE_MS: u64 = 24 * 3_600_000;
 
 const SWEEPS: [&str; 2] = [
     "DELETE FROM revocations WHERE seq IN
-      (SELECT seq FROM revocations WHERE expires_at_ms < ?1 AND kind = 'token' ORDER BY expires_at_ms LIMIT ?2)",
+      (SELECT seq FROM revocations WHERE expires_at_ms < ?1 AND kind IN ('token', 'lift')
+         AND seq < (SELECT MAX(seq) FROM revocations)
+       ORDER BY expires_at_ms LIMIT ?2)",
     "DELETE FROM agent_tokens WHERE jti IN
       (SELECT jti FROM agent_tokens WHERE expires_at_ms < ?1 ORDER BY expires_at_ms LIMIT ?2)",
 ];
 
 /// One run.
-pub async fn housekeeping(env: Env) {
-    // Faulty settings answer every request with 500 already; there is nothing to sweep then.
-    let Ok(app) = App::new(env, None) else { return };
+pub async fn housekeeping(app: &App) {
     let before_ms = app.now_ms().saturating_sub(GRACE_MS);
     let sweep = |text| Sql::new(text, [number(before_ms), number(SWEEP_ROWS)]);
-    if let Err(error) = batch(&app, SWEEP_TIMEOUT_MS, SWEEPS.into_iter().map(sweep).collect()).await {
-        app.log
-            .warn("proxy.housekeeping.failed", json!({ "error": error.to_string() }));
+    for _ in 0..SWEEP_BATCHES {
+        match batch(app, SWEEP_TIMEOUT_MS, SWEEPS.into_iter().map(sweep).collect()).await {
+            Ok(results) => {
+                let swept = |result: &worker::D1Result| {
+                    let meta = result.meta().ok().flatten();
+                    meta.and_then(|meta| meta.changes).unwrap_or(0)
+                };
+                if results.iter().all(|result| (swept(result) as u64) < SWEEP_ROWS) {
+                    return;
+                }
+            }
+            Err(error) => {
+                let fields = json!({ "error": error.to_string() });
+                return app.log.warn("proxy.housekeeping.failed", fields);
+            }
+        }
     }
 }

@@ -1,28 +1,36 @@
-//! The ledger: the numbered record of every revocation, in D1, and which agent a token belongs to.
+//! The ledger: the numbered record of every revocation and every lift, in D1, and which agent a token belongs to.
 //!
 //! The overlay kills, the ledger remembers (DESIGN.md §3). Every write is idempotent: the same event, however often and
-//! in whatever order, leaves one row for each thing it revokes; of two expiries of a token the later one stays.
+//! in whatever order, leaves one row for each thing it revokes; of two expiries of a token the later one stays; what an
+//! operator lifted, the same event does not revoke again. D1 has one writer at a time, so a row that can be read is never
+//! followed by one with a lower number.
 //!
 //! A revocation that names only a token must not be lost between "nobody has seen this token" and its first admission.
 //! It is not: an object writes the token's row and reads the ledger in one transaction (`first_sight`), and who writes
-//! such a revocation looks for the token's row again after writing (`consumers::events`). Whichever comes first, one of
+//! such a revocation looks for the token's row again after writing (`revocation::apply`). Whichever comes first, one of
 //! the two sees the other.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use crate::app::App;
-use crate::core::admission::{LedgerAnswer, Source, TokenRevocation};
+use crate::core::admission::{LedgerAnswer, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
+use crate::protocol::revocation::Source;
 
-/// How long a revocation waits for a write.
-const WRITE_TIMEOUT_MS: u64 = 5_000;
+pub mod feed;
+pub mod lift;
+pub mod reconciliation;
 
 const ACTIVE: &str = "
 SELECT kind, expires_at_ms FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
 UNION ALL
-SELECT kind, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL";
+SELECT kind, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL
+UNION ALL
+SELECT 'lifted', expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL";
 
 const REMEMBER_TOKEN: &str =
     "INSERT INTO agent_tokens (jti, agent_did, expires_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
@@ -45,6 +53,19 @@ ON CONFLICT DO NOTHING";
 const AGENTS_OF: &str = "
 SELECT jti, agent_did FROM agent_tokens WHERE jti IN (SELECT value FROM json_each(?1))";
 
+/// Each part names its rows as its index does.
+const STANDING: &str = "
+SELECT jti, expires_at_ms, 1 AS stands FROM revocations
+  WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
+UNION ALL
+SELECT jti, expires_at_ms, 0 FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NOT NULL
+UNION ALL
+SELECT jti, expires_at_ms, 1 FROM revocations
+  WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NULL
+UNION ALL
+SELECT jti, expires_at_ms, 0 FROM revocations
+  WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NOT NULL";
+
 /// What is recorded: one or more rows about one agent.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
@@ -64,6 +85,24 @@ pub struct Entry<'a> {
     pub event_id: Option<&'a str>,
     /// When, by the source; Unix milliseconds.
     pub revoked_at_ms: u64,
+}
+
+/// How an agent and some tokens stand in the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The agent is revoked, or was and is not; none where the ledger has never heard of it.
+    pub agent: Option<bool>,
+    /// The same of each token that the ledger has heard of, and until when that is kept, Unix milliseconds.
+    pub tokens: BTreeMap<Ulid, (bool, u64)>,
+}
+
+/// What a record found and left.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recorded {
+    /// The ledger's highest number before.
+    pub latest_before: u64,
+    /// Whether any of what was named was ever lifted, so that the overlay may say something else than the ledger.
+    pub ever_lifted: bool,
 }
 
 /// At the first sight of a token: remembers whose it is, and asks what the ledger holds against it and its agent.
@@ -102,10 +141,11 @@ pub async fn first_sight(
     for row in d1::rows::<Row>(&results, last)? {
         match row.kind.as_str() {
             "agent" => answer.agent_revoked = true,
-            // A row without an expiry stands for good: nothing that we write is so, and it must not read as lifted.
-            _ => answer.token_revoked_until_ms = Some(row.expires_at_ms.map_or(u64::MAX, |at| at as u64)),
+            "lifted" => answer.token_lifted = true,
+            _ => answer.token_revoked_until_ms = Some(kept_until_ms(row.expires_at_ms)),
         }
     }
+    answer.token_lifted &= answer.token_revoked_until_ms.is_none();
     Ok(answer)
 }
 
@@ -113,12 +153,12 @@ pub async fn first_sight(
 ///
 /// # Errors
 /// D1 gave no answer: write it again.
-pub async fn record(app: &App, entry: &Entry<'_>) -> Result<(), DbError> {
+pub async fn record(app: &App, entry: &Entry<'_>) -> Result<Recorded, DbError> {
     let now_ms = app.now_ms();
     let agent = entry.agent.map(AgentDid::as_str);
     let source = entry.source.as_str();
     let (revoked_at, recorded_at) = (number(entry.revoked_at_ms), number(now_ms));
-    let mut statements = Vec::with_capacity(3);
+    let mut statements = vec![Sql::new(feed::LATEST, [])];
     for (kind, wanted) in [("agent", entry.revoke_agent), ("session", entry.session_ended)] {
         if wanted {
             let values = [
@@ -147,25 +187,85 @@ pub async fn record(app: &App, entry: &Entry<'_>) -> Result<(), DbError> {
         ];
         statements.push(Sql::new(RECORD_TOKENS, values));
     }
-    if statements.is_empty() {
-        return Ok(());
+    if statements.len() == 1 {
+        return Ok(Recorded::default());
     }
-    batch(app, WRITE_TIMEOUT_MS, statements).await.map(|_| ())
+    let jtis: Vec<Ulid> = entry.tokens.iter().map(|token| token.jti).collect();
+    let of_agent = agent.filter(|_| entry.revoke_agent);
+    statements.push(standing_sql(of_agent, &jtis)?);
+    let last = statements.len() - 1;
+    let results = batch(app, app.config.trust.write_timeout_ms, statements).await?;
+    let rows = d1::rows::<StandingRow>(&results, last)?;
+    Ok(Recorded {
+        latest_before: feed::latest_of(&results, 0)?,
+        ever_lifted: rows.iter().any(|row| row.stands == 0.0),
+    })
+}
+
+/// How an agent (where one is given) and tokens stand.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn standing(app: &App, agent: Option<&AgentDid>, jtis: &[Ulid]) -> Result<Standing, DbError> {
+    let sql = standing_sql(agent.map(AgentDid::as_str), jtis)?;
+    query(app, app.config.trust.write_timeout_ms, sql)
+        .await
+        .map(standing_of)
 }
 
 /// Which agents these tokens belong to, of those that were ever admitted here.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn agents_of(app: &App, tokens: &[TokenRevocation]) -> Result<Vec<(Ulid, AgentDid)>, DbError> {
+pub async fn agents_of(app: &App, jtis: &[Ulid]) -> Result<Vec<(Ulid, AgentDid)>, DbError> {
     #[derive(Deserialize)]
     struct Row {
         jti: Ulid,
         agent_did: AgentDid,
     }
 
-    let jtis: Vec<String> = tokens.iter().map(|token| token.jti.to_string()).collect();
-    let jtis = serde_json::to_string(&jtis).map_err(|error| DbError::Failed(error.to_string()))?;
-    let rows: Vec<Row> = query(app, WRITE_TIMEOUT_MS, Sql::new(AGENTS_OF, [text(&jtis)])).await?;
+    let rows: Vec<Row> = query(
+        app,
+        app.config.trust.write_timeout_ms,
+        Sql::new(AGENTS_OF, [text(&json_of(jtis)?)]),
+    )
+    .await?;
     Ok(rows.into_iter().map(|row| (row.jti, row.agent_did)).collect())
+}
+
+#[derive(Deserialize)]
+struct StandingRow {
+    jti: Option<Ulid>,
+    expires_at_ms: Option<f64>,
+    stands: f64,
+}
+
+fn standing_sql(agent: Option<&str>, jtis: &[Ulid]) -> Result<Sql<'static>, DbError> {
+    Ok(Sql::new(STANDING, [optional_text(agent), text(&json_of(jtis)?)]))
+}
+
+/// A row that stands outweighs those that were lifted.
+fn standing_of(rows: Vec<StandingRow>) -> Standing {
+    let mut standing = Standing::default();
+    for row in rows {
+        let stands = row.stands != 0.0;
+        match row.jti {
+            None => standing.agent = Some(standing.agent.unwrap_or(false) || stands),
+            Some(jti) => {
+                let until_ms = kept_until_ms(row.expires_at_ms);
+                let known = standing.tokens.entry(jti).or_insert((stands, until_ms));
+                *known = (known.0 || stands, known.1.max(until_ms));
+            }
+        }
+    }
+    standing
+}
+
+/// A token's row without an expiry stands for good: nothing that we write is so, and it must not read as over.
+fn kept_until_ms(expires_at_ms: Option<f64>) -> u64 {
+    expires_at_ms.map_or(u64::MAX, |at| at as u64)
+}
+
+fn json_of(jtis: &[Ulid]) -> Result<String, DbError> {
+    serde_json::to_string(jtis).map_err(|error| DbError::Failed(error.to_string()))
 }

@@ -96,6 +96,10 @@ impl ProxyTrustState {
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.revoke(&request, fresh))
             }
+            TrustCall::Lift(request) => {
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, _| machine.lift(&request, fresh))
+            }
             TrustCall::ReplaceGeneration { changed, .. } => {
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.replace_generation(fresh, changed))

@@ -8,9 +8,6 @@ use super::d1::{DbError, Sql, query, text};
 use crate::app::App;
 use crate::protocol::did::AgentDid;
 
-/// How long `/pair/remove` waits for D1.
-const TIMEOUT_MS: u64 = 5_000;
-
 const REMOVE: &str = "
 DELETE FROM pairs WHERE (agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)
 RETURNING agent_did";
@@ -21,6 +18,6 @@ RETURNING agent_did";
 /// D1 gave no answer.
 pub async fn remove(app: &App, agent: &AgentDid, peer: &AgentDid) -> Result<bool, DbError> {
     let sql = Sql::new(REMOVE, [text(agent.as_str()), text(peer.as_str())]);
-    let removed: Vec<IgnoredAny> = query(app, TIMEOUT_MS, sql).await?;
+    let removed: Vec<IgnoredAny> = query(app, app.config.trust.write_timeout_ms, sql).await?;
     Ok(!removed.is_empty())
 }

@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS revoked_tokens (
 CREATE TABLE IF NOT EXISTS seen_tokens (
   jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lifted_tokens (
+  jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS validations (
   token_hash BLOB NOT NULL PRIMARY KEY, jti TEXT NOT NULL, validated_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -81,8 +84,8 @@ impl SqlTables {
         }
     }
 
-    fn tokens(&self) -> Result<Vec<(Ulid, u64)>> {
-        let rows = self.rows("SELECT jti, expires_at_ms FROM seen_tokens", vec![])?;
+    fn tokens(&self, query: &str) -> Result<Vec<(Ulid, u64)>> {
+        let rows = self.rows(query, vec![])?;
         let token = |row: Vec<Value>| match row.as_slice() {
             [jti, expiry] => Ok((ulid(jti)?, number(expiry)?)),
             _ => Err(unexpected()),
@@ -110,7 +113,8 @@ impl Tables for SqlTables {
     fn load(&self, seen_after_ms: u64) -> Result<Stored> {
         let mut stored = Stored {
             oldest_bucket: self.bucket("SELECT MIN(bucket) FROM nonces", vec![])?,
-            seen_tokens: self.tokens()?,
+            seen_tokens: self.tokens("SELECT jti, expires_at_ms FROM seen_tokens")?,
+            lifted_tokens: self.tokens("SELECT jti, expires_at_ms FROM lifted_tokens")?,
             validations: self.validations()?,
             ..Stored::default()
         };
@@ -214,6 +218,25 @@ impl Tables for SqlTables {
         self.put_meta(AGENT_REVOKED, "1".into())
     }
 
+    fn delete_agent_revoked(&self) -> Result<()> {
+        self.run("DELETE FROM meta WHERE name = ?", vec![AGENT_REVOKED.into()])
+    }
+
+    fn put_token_lifted(&self, token: &TokenRevocation) -> Result<()> {
+        let jti: Value = token.jti.to_string().into();
+        self.run("DELETE FROM revoked_tokens WHERE jti = ?", vec![jti.clone()])?;
+        let query = "INSERT INTO lifted_tokens (jti, expires_at_ms) VALUES (?, ?)
+            ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
+        self.run(query, vec![jti, integer(token.expires_at_ms)])
+    }
+
+    fn delete_lifted_token(&self, jti: Ulid) -> Result<()> {
+        self.run(
+            "DELETE FROM lifted_tokens WHERE jti = ?",
+            vec![jti.to_string().into()],
+        )
+    }
+
     fn put_token_revoked(&self, token: &TokenRevocation) -> Result<bool> {
         let jti: Value = token.jti.to_string().into();
         let standing = self.rows(
@@ -273,6 +296,10 @@ impl Tables for SqlTables {
         let before = integer(expired_before_ms);
         self.run(
             "DELETE FROM revoked_tokens WHERE expires_at_ms < ?",
+            vec![before.clone()],
+        )?;
+        self.run(
+            "DELETE FROM lifted_tokens WHERE expires_at_ms < ?",
             vec![before.clone()],
         )?;
         self.run("DELETE FROM seen_tokens WHERE expires_at_ms < ?", vec![before])

@@ -16,8 +16,6 @@ use crate::protocol::issuer::Origin;
 use crate::protocol::key::PublicKey;
 use crate::protocol::profile::{Profile, ResponderProfile};
 
-/// How long a pairing route waits for D1.
-const TIMEOUT_MS: u64 = 5_000;
 /// Expired tickets deleted at every new one.
 const SWEEP_ROWS: u64 = 20;
 /// An expired ticket can be asked about this much longer.
@@ -116,7 +114,7 @@ pub async fn create(app: &App, kid: Ulid, ticket: &StoredTicket) -> Result<(), D
     ];
     batch(
         app,
-        TIMEOUT_MS,
+        app.config.trust.write_timeout_ms,
         vec![Sql::new(CREATE, create), Sql::new(SWEEP, sweep)],
     )
     .await
@@ -128,7 +126,12 @@ pub async fn create(app: &App, kid: Ulid, ticket: &StoredTicket) -> Result<(), D
 /// # Errors
 /// D1 gave no answer.
 pub async fn find(app: &App, kid: Ulid) -> Result<Option<StoredTicket>, DbError> {
-    let rows: Vec<Row> = query(app, TIMEOUT_MS, Sql::new(FIND, [text(&kid.to_string())])).await?;
+    let rows: Vec<Row> = query(
+        app,
+        app.config.trust.write_timeout_ms,
+        Sql::new(FIND, [text(&kid.to_string())]),
+    )
+    .await?;
     rows.into_iter().next().map(Row::into_ticket).transpose()
 }
 
@@ -153,7 +156,7 @@ pub async fn confirm(app: &App, kid: Ulid, confirmation: &Confirmation) -> Resul
         Sql::new(PAIR_RESPONDER, [kid_text.clone(), id]),
         Sql::new(FIND, [kid_text]),
     ];
-    let stored = match batch(app, TIMEOUT_MS, statements).await {
+    let stored = match batch(app, app.config.trust.write_timeout_ms, statements).await {
         Ok(results) => d1::rows::<Row>(&results, 3)?
             .into_iter()
             .next()

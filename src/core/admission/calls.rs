@@ -24,6 +24,8 @@ pub enum TrustCall {
     Admit(AdmitRequest),
     /// Something of the agent is revoked. `RevokeReply`.
     Revoke(RevokeRequest),
+    /// What was revoked no longer is, by an operator. `RevokeReply`.
+    Lift(LiftRequest),
     /// Something cached about the agent may have changed: its session ended, a pair was made or removed.
     /// `RevokeReply` with the new generation.
     ReplaceGeneration {
@@ -98,6 +100,9 @@ pub enum AdmitReply {
         /// The last validations of access tokens with this AIT, in its present session.
         #[serde(default, skip_serializing_if = "Validations::is_empty")]
         validations: Validations,
+        /// An operator lifted the revocation of this very token: the polled CRL does not count against it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        token_lifted: bool,
     },
     /// 401 `PROXY_AUTH_REVOKED`.
     Revoked {
@@ -155,7 +160,18 @@ pub struct RevokeRequest {
     pub tokens: Vec<TokenRevocation>,
 }
 
-/// What a revocation or a replacement did.
+/// The lift of an agent's revocation, of those of some of its tokens, or both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiftRequest {
+    /// The agent.
+    pub agent: AgentDid,
+    /// The agent itself is no longer revoked.
+    pub lift_agent: bool,
+    /// These tokens are not; the expiry says how long that must be remembered against the polled CRL.
+    pub tokens: Vec<TokenRevocation>,
+}
+
+/// What a revocation, a lift or a replacement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokeReply {
     /// False where everything stood already.
@@ -271,6 +287,14 @@ mod tests {
             ),
         );
         pinned(
+            &TrustCall::Lift(LiftRequest {
+                agent: agent(),
+                lift_agent: true,
+                tokens: vec![],
+            }),
+            &format!(r#"{{"lift":{{"agent":"{DID}","lift_agent":true,"tokens":[]}}}}"#),
+        );
+        pinned(
             &TrustCall::ReplaceGeneration {
                 agent: agent(),
                 changed: Changed::Pairs,
@@ -322,6 +346,7 @@ mod tests {
                     generation,
                     pairs_generation: generation,
                     validations: Validations::default(),
+                    token_lifted: false,
                 },
                 r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101"}}"#,
             ),
@@ -330,8 +355,9 @@ mod tests {
                     generation,
                     pairs_generation: generation,
                     validations,
+                    token_lifted: true,
                 },
-                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}]}}"#,
+                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}],"token_lifted":true}}"#,
             ),
             (
                 AdmitReply::Revoked {

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use super::calls::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation,
-    Validated, Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, LiftRequest, RevokeReply, RevokeRequest, StoreReply,
+    StoreValidation, Validated, Validations,
 };
 use super::generation::Generation;
 use super::nonces;
@@ -49,6 +49,7 @@ pub struct Admission<T> {
     rate: RateLog,
     seen_tokens: HashMap<Ulid, u64>,
     validations: Vec<Validation>,
+    lifted_tokens: HashMap<Ulid, u64>,
     skews: SkewLog,
 }
 
@@ -69,6 +70,7 @@ impl<T: Tables> Admission<T> {
             seen_at_ms,
             seen_tokens,
             validations,
+            lifted_tokens,
             skews,
         } = tables.load(now_ms.saturating_sub(limits.rate_window_ms))?;
         let (generation, pairs_generation) = match (generation, pairs_generation) {
@@ -91,6 +93,7 @@ impl<T: Tables> Admission<T> {
             rate: RateLog::new(limits.rate_limit, limits.rate_window_ms, seen_at_ms),
             seen_tokens: seen_tokens.into_iter().collect(),
             validations,
+            lifted_tokens: lifted_tokens.into_iter().collect(),
             skews,
         })
     }
@@ -149,10 +152,32 @@ impl<T: Tables> Admission<T> {
     pub fn revoke(&mut self, request: &RevokeRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
         let mut changed = self.revoke_agent_if(request.revoke_agent, fresh)?;
         for token in &request.tokens {
-            changed |= self.tables.put_token_revoked(token)?;
+            changed |= self.revoke_token(token)?;
         }
         Ok(RevokeReply {
             changed,
+            generation: self.generation,
+        })
+    }
+
+    /// Takes a revocation back. An agent's lift replaces the generation with `fresh`: nothing that was decided before
+    /// it is decided now.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn lift(&mut self, request: &LiftRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
+        let lifts_agent = request.lift_agent && self.agent_revoked;
+        if lifts_agent {
+            self.tables.delete_agent_revoked()?;
+            self.agent_revoked = false;
+            self.replace_generation(fresh, Changed::Session)?;
+        }
+        for token in &request.tokens {
+            self.tables.put_token_lifted(token)?;
+            self.lifted_tokens.insert(token.jti, token.expires_at_ms);
+        }
+        Ok(RevokeReply {
+            changed: lifts_agent || !request.tokens.is_empty(),
             generation: self.generation,
         })
     }
@@ -198,10 +223,14 @@ impl<T: Tables> Admission<T> {
             return Ok(());
         };
         if let Some(until_ms) = answer.token_revoked_until_ms {
-            self.tables.put_token_revoked(&TokenRevocation {
+            self.revoke_token(&TokenRevocation {
                 jti,
                 expires_at_ms: until_ms,
             })?;
+        } else if answer.token_lifted && !self.tables.token_revoked(jti)? {
+            let token = TokenRevocation { jti, expires_at_ms };
+            self.tables.put_token_lifted(&token)?;
+            self.lifted_tokens.insert(jti, expires_at_ms);
         }
         while self.seen_tokens.len() >= MAX_SEEN_TOKENS {
             let Some(first) = self
@@ -293,6 +322,8 @@ impl<T: Tables> Admission<T> {
         let expired_before_ms = now_ms.saturating_sub(SWEEP_GRACE_MS);
         self.tables.sweep_tokens(expired_before_ms)?;
         self.seen_tokens.retain(|_, expiry| *expiry >= expired_before_ms);
+        self.lifted_tokens
+            .retain(|_, expiry| *expiry >= expired_before_ms);
         Ok(self.next_alarm_ms())
     }
 
@@ -308,6 +339,12 @@ impl<T: Tables> Admission<T> {
             Some(jti) => !self.seen_tokens.contains_key(&jti),
             None => !self.ledger_asked,
         }
+    }
+
+    /// The generation in which its pairs last changed.
+    #[cfg(test)]
+    pub fn pairs_generation(&self) -> Generation {
+        self.pairs_generation
     }
 
     /// How the agent, or a token of it, stands.
@@ -337,6 +374,15 @@ impl<T: Tables> Admission<T> {
         Ok(true)
     }
 
+    fn revoke_token(&mut self, token: &TokenRevocation) -> Result<bool, T::Error> {
+        let changed = self.tables.put_token_revoked(token)?;
+        if self.lifted_tokens.contains_key(&token.jti) {
+            self.tables.delete_lifted_token(token.jti)?;
+            self.lifted_tokens.remove(&token.jti);
+        }
+        Ok(changed)
+    }
+
     fn admitted(&self, request: &AdmitRequest) -> AdmitReply {
         let of_this_ait = self
             .validations
@@ -350,6 +396,7 @@ impl<T: Tables> Admission<T> {
             generation: self.generation,
             pairs_generation: self.pairs_generation,
             validations: Validations(of_this_ait.map(validated).collect()),
+            token_lifted: self.lifted_tokens.contains_key(&request.jti),
         }
     }
 }

@@ -46,6 +46,7 @@ fn admitted() -> AdmitReply {
         generation: generation(0xee),
         pairs_generation: generation(0xee),
         validations: Validations::default(),
+        token_lifted: false,
     }
 }
 
@@ -232,6 +233,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
     let answer = LedgerAnswer {
         agent_revoked: false,
         token_revoked_until_ms: Some(NOW_MS + 5),
+        token_lifted: false,
     };
     machine
         .learn(Some((jti(1), NOW_MS + 5)), answer, generation(1))
@@ -246,6 +248,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
     let answer = LedgerAnswer {
         agent_revoked: true,
         token_revoked_until_ms: None,
+        token_lifted: false,
     };
     machine.learn(None, answer, generation(2)).unwrap();
     assert_eq!(
@@ -328,6 +331,7 @@ fn validations_are_bound_to_token_ait_and_generation() {
         generation: generation(3),
         pairs_generation: generation(0xee),
         validations: Validations::default(),
+        token_lifted: false,
     };
     assert_eq!(machine.admit(NOW_MS, &again).unwrap(), expect);
     assert_eq!(wake(&storage, NOW_MS).admit(NOW_MS, &again).unwrap(), expect);
@@ -353,6 +357,7 @@ fn a_pair_that_changes_voids_no_validation() {
             token_hash: [1; 32],
             at_ms: 5,
         }]),
+        token_lifted: false,
     };
     let again = request(NOW_S, 1, 1);
     assert_eq!(machine.admit(NOW_MS, &again).unwrap(), expect);
@@ -397,4 +402,88 @@ fn one_alarm_per_bucket() {
     assert_eq!(machine.on_alarm(first_ms).unwrap(), Some(second_ms));
     assert_eq!(storage.nonce_rows(), 1);
     assert_eq!(machine.on_alarm(second_ms).unwrap(), None);
+}
+
+fn lift(lift_agent: bool, tokens: &[(u8, u64)]) -> LiftRequest {
+    let RevokeRequest { agent, tokens, .. } = revocation(false, tokens);
+    LiftRequest {
+        agent,
+        lift_agent,
+        tokens,
+    }
+}
+
+#[test]
+fn a_lift_takes_back_what_it_names_and_a_later_revocation_counts_again() {
+    let storage = Memory::default();
+    let expiry_ms = NOW_MS + 1_000_000;
+    let answer = |nonce: u8| {
+        let mut machine = wake(&storage, NOW_MS);
+        match machine.admit(NOW_MS, &request(NOW_S, nonce, nonce)).unwrap() {
+            AdmitReply::Admitted { token_lifted, .. } if token_lifted => "admitted, token lifted",
+            AdmitReply::Admitted { .. } => "admitted",
+            AdmitReply::Revoked { what } => what.as_str(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let revoke = |agent, tokens: &[(u8, u64)]| {
+        let mut machine = wake(&storage, NOW_MS);
+        machine.revoke(&revocation(agent, tokens), generation(2)).unwrap();
+    };
+    let lifted = |agent, tokens: &[(u8, u64)]| {
+        let mut machine = wake(&storage, NOW_MS);
+        machine
+            .lift(&lift(agent, tokens), generation(3))
+            .unwrap()
+            .generation
+    };
+    revoke(true, &[(1, expiry_ms)]);
+    assert_eq!(answer(1), "agent");
+    assert_eq!(
+        lifted(true, &[]),
+        generation(3),
+        "nothing decided before a lift is decided now"
+    );
+    assert_eq!(answer(2), "token");
+    lifted(false, &[(1, expiry_ms)]);
+    assert_eq!(answer(3), "admitted, token lifted");
+    revoke(false, &[(1, expiry_ms)]);
+    assert_eq!(answer(4), "token");
+    lifted(false, &[(1, expiry_ms)]);
+    let later_ms = expiry_ms + machine::SWEEP_GRACE_MS + 1_000;
+    let mut machine = wake(&storage, later_ms);
+    machine.on_alarm(later_ms).unwrap();
+    let reply = machine.admit(later_ms, &request(later_ms / 1000, 5, 5)).unwrap();
+    let forgotten = matches!(
+        reply,
+        AdmitReply::Admitted {
+            token_lifted: false,
+            ..
+        }
+    );
+    assert!(forgotten, "a lift is forgotten with its token: {reply:?}");
+}
+
+#[test]
+fn the_ledger_tells_a_lost_object_of_a_lift() {
+    let storage = Memory::default();
+    let mut machine = wake(&storage, NOW_MS);
+    let answer = LedgerAnswer {
+        agent_revoked: false,
+        token_revoked_until_ms: None,
+        token_lifted: true,
+    };
+    let token = Some((jti(1), NOW_MS + 1_000_000));
+    machine.learn(token, answer, generation(2)).unwrap();
+    let reply = machine.admit(NOW_MS, &request(NOW_S, 1, 1)).unwrap();
+    assert!(
+        matches!(
+            reply,
+            AdmitReply::Admitted {
+                token_lifted: true,
+                ..
+            }
+        ),
+        "{reply:?}"
+    );
 }

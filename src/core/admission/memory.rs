@@ -25,10 +25,12 @@ struct Data {
 }
 
 impl Memory {
+    /// Nonces kept.
     pub fn nonce_rows(&self) -> usize {
         self.0.borrow().nonces.len()
     }
 
+    /// When the revocation of a token ends, if it is revoked.
     pub fn revoked_until_ms(&self, jti: Ulid) -> Option<u64> {
         self.0.borrow().revoked_tokens.get(&jti).copied()
     }
@@ -114,6 +116,28 @@ impl Tables for Memory {
         Ok(())
     }
 
+    fn delete_agent_revoked(&self) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.agent_revoked = false;
+        Ok(())
+    }
+
+    fn put_token_lifted(&self, token: &TokenRevocation) -> Result<(), Infallible> {
+        self.delete_lifted_token(token.jti)?;
+        let mut data = self.0.borrow_mut();
+        data.revoked_tokens.remove(&token.jti);
+        data.stored.lifted_tokens.push((token.jti, token.expires_at_ms));
+        Ok(())
+    }
+
+    fn delete_lifted_token(&self, jti: Ulid) -> Result<(), Infallible> {
+        self.0
+            .borrow_mut()
+            .stored
+            .lifted_tokens
+            .retain(|(known, _)| *known != jti);
+        Ok(())
+    }
+
     fn put_token_revoked(&self, token: &TokenRevocation) -> Result<bool, Infallible> {
         let mut data = self.0.borrow_mut();
         let before = data.revoked_tokens.get(&token.jti).copied();
@@ -162,9 +186,10 @@ impl Tables for Memory {
         let mut data = self.0.borrow_mut();
         data.revoked_tokens
             .retain(|_, expiry| *expiry >= expired_before_ms);
-        data.stored
-            .seen_tokens
-            .retain(|(_, expiry)| *expiry >= expired_before_ms);
+        let stored = &mut data.stored;
+        for tokens in [&mut stored.seen_tokens, &mut stored.lifted_tokens] {
+            tokens.retain(|(_, expiry)| *expiry >= expired_before_ms);
+        }
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! The revocation overlay: the hot copy of the ledger, in the object that decides about the agent.
 //!
 //! Merging is idempotent and commutes: an agent once revoked stays so, a token's revocation keeps the latest expiry it
-//! was given. Duplicates and any order of events therefore give the same state (WIRE.md §7). Numbering, lifting and
-//! keeping the record is the ledger's job, not this file's.
+//! was given. Duplicates and any order of events therefore give the same state (WIRE.md §7). A lift takes back what was
+//! merged; which of a revocation and a lift came last is the ledger's to say, and whoever changes either makes the
+//! overlay say the same (`revocation::settle`). A lifted token is remembered as such: the polled CRL may go on listing
+//! it. Numbering and keeping the record is the ledger's job, not this file's.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,8 @@ pub struct LedgerAnswer {
     pub agent_revoked: bool,
     /// The token is revoked; until when that is kept, Unix milliseconds.
     pub token_revoked_until_ms: Option<u64>,
+    /// The token's revocation was lifted, and no later one stands.
+    pub token_lifted: bool,
 }
 
 /// Until when a token's revocation is kept. An expiry that has passed is taken as unknown: a wrong one must not undo
@@ -79,9 +83,6 @@ mod tests {
 
     #[test]
     fn words_are_pinned() {
-        for source in [Source::Queue, Source::Crl, Source::Operator] {
-            assert_eq!(serde_json::to_value(source).unwrap(), source.as_str());
-        }
         for what in [RevokedWhat::Agent, RevokedWhat::Token] {
             assert_eq!(serde_json::to_value(what).unwrap(), what.as_str());
         }

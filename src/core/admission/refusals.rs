@@ -1,6 +1,6 @@
 //! What an isolate remembers and decides on its own about calls to trust objects.
 //!
-//! - A revoked agent or token is remembered for 30 s, so that its next requests are refused without a hop (DESIGN.md
+//! - A revoked agent or token is remembered for `REVOKED_MEMORY_MS` (30 s), so that its next requests are refused without a hop (DESIGN.md
 //!   §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
 //! - Which failed calls are tried again: those the platform calls retryable, never on an overloaded object
 //!   (DESIGN.md §4), twice at most.
@@ -12,8 +12,6 @@ use lru::LruCache;
 use super::overlay::RevokedWhat;
 use crate::protocol::ids::Ulid;
 
-/// How long a revocation is remembered.
-pub const REMEMBER_MS: u64 = 30_000;
 /// How many are remembered, least recently used first out.
 const CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 /// Pauses before the tries after the first.
@@ -27,13 +25,15 @@ enum Key {
 
 /// The revocations an isolate has been told of lately.
 pub struct Refusals {
+    remember_ms: u64,
     told_at_ms: LruCache<Key, u64>,
 }
 
 impl Refusals {
-    /// Knows nothing yet.
-    pub fn new() -> Self {
+    /// Knows nothing yet; remembers what it is told for so long.
+    pub fn new(remember_ms: u64) -> Self {
         Self {
+            remember_ms,
             told_at_ms: LruCache::new(CAPACITY),
         }
     }
@@ -49,21 +49,16 @@ impl Refusals {
 
     /// What is remembered against a caller.
     pub fn recall(&mut self, agent: Ulid, jti: Ulid, now_ms: u64) -> Option<RevokedWhat> {
+        let remember_ms = self.remember_ms;
         let mut known = |key| {
             // A time from the future is of a clock that was set back: it would be remembered too long.
             let age = now_ms.checked_sub(*self.told_at_ms.get(&key)?)?;
-            (age < REMEMBER_MS).then_some(())
+            (age < remember_ms).then_some(())
         };
         if known(Key::Agent(agent)).is_some() {
             return Some(RevokedWhat::Agent);
         }
         known(Key::Token(jti)).map(|()| RevokedWhat::Token)
-    }
-}
-
-impl Default for Refusals {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -95,7 +90,7 @@ mod tests {
     #[test]
     fn remembered_for_30_s_and_for_whom_it_was_said() {
         let (agent, other, jti, next_jti) = (ulid(1), ulid(2), ulid(3), ulid(4));
-        let mut refusals = Refusals::new();
+        let mut refusals = Refusals::new(30_000);
         refusals.remember(RevokedWhat::Token, agent, jti, 1_000_000);
         refusals.remember(RevokedWhat::Agent, other, ulid(9), 1_000_000);
         for (who, token, now_ms, expect) in [
@@ -113,7 +108,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded() {
-        let mut refusals = Refusals::new();
+        let mut refusals = Refusals::new(30_000);
         for n in 0..10_000u64 {
             refusals.remember(RevokedWhat::Agent, Ulid::from_parts(n, [0; 10]), ulid(0), n);
         }

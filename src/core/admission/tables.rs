@@ -74,6 +74,8 @@ pub struct Stored {
     pub seen_tokens: Vec<(Ulid, u64)>,
     /// The validations.
     pub validations: Vec<Validation>,
+    /// Tokens whose revocation was lifted, with their expiry.
+    pub lifted_tokens: Vec<(Ulid, u64)>,
     /// How far off its clock was.
     pub skews: SkewLog,
 }
@@ -132,6 +134,24 @@ pub trait Tables {
     /// See `load`.
     fn put_agent_revoked(&self) -> Result<(), Self::Error>;
 
+    /// The agent is no longer revoked.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn delete_agent_revoked(&self) -> Result<(), Self::Error>;
+
+    /// The revocation of a token is lifted: it is deleted, and the lift kept until this time.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_token_lifted(&self, token: &TokenRevocation) -> Result<(), Self::Error>;
+
+    /// The lift of a token counts no more.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn delete_lifted_token(&self, jti: Ulid) -> Result<(), Self::Error>;
+
     /// A token is revoked from now on; the later of two expiries counts. True where that changed anything.
     ///
     /// # Errors
@@ -168,7 +188,7 @@ pub trait Tables {
     /// See `load`.
     fn delete_validation(&self, token_hash: &[u8; 32]) -> Result<(), Self::Error>;
 
-    /// Deletes the revocations and the sightings of tokens that expired before this time.
+    /// Deletes the revocations, the lifts and the sightings of tokens that expired before this time.
     ///
     /// # Errors
     /// See `load`.

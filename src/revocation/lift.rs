@@ -1,0 +1,163 @@
+//! Gives back what was taken.
+//!
+//! First the ledger, then the overlay: and the overlay is not told "lifted", it is made to say what the ledger says,
+//! until a second look finds the ledger unchanged (`settle`). So a lift and a revocation that meet leave both the same.
+//!
+//! With an agent's row go the rows of tokens that were revoked with it: by the same event, or listed in the CRL because
+//! the agent was (`agent_revoked`); what the CRL lists so and the ledger lacks is recorded first. Else the agent would
+//! stay refused for a reason that the operator has just lifted. A token that was revoked for itself stays revoked.
+//! Isolates remember a refusal for 30 s, so the lift holds everywhere after that.
+
+use serde_json::json;
+
+use super::{NotDone, reconcile};
+use crate::app::App;
+use crate::core::admission::{LiftRequest, RevokeRequest, TokenRevocation};
+use crate::protocol::did::AgentDid;
+use crate::protocol::ids::Ulid;
+use crate::protocol::revocation::{Item, Source, Subject};
+use crate::relay;
+use crate::relay::protocol::RelayCall;
+use crate::trust::client;
+use crate::trust::ledger::{self, Standing};
+
+/// A ledger that changes at every look is looked at so often.
+const MAX_LOOKS: usize = 8;
+
+/// What became of a lift.
+#[derive(Clone, Debug)]
+pub enum Lifted {
+    /// There is no row of this number.
+    NoSuchRow,
+    /// The row is itself a lift.
+    IsALift,
+    /// It came from the registry, and `force` was not said.
+    NeedsForce(Source),
+    /// Lifted now.
+    Now(Item),
+    /// Lifted before.
+    Before(Item),
+}
+
+/// Lifts the row of this number.
+///
+/// # Errors
+/// Something did not answer: do it again.
+pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Result<Lifted, NotDone> {
+    let Some((target, standing_lift)) = ledger::lift::find(app, seq).await? else {
+        return Ok(Lifted::NoSuchRow);
+    };
+    if matches!(target.subject, Subject::Lift { .. }) {
+        return Ok(Lifted::IsALift);
+    }
+    let before = standing_lift.is_some();
+    if !before && target.source != Source::Operator && !force {
+        return Ok(Lifted::NeedsForce(target.source));
+    }
+    let mut seqs = vec![seq];
+    if let Subject::Agent { agent } = &target.subject {
+        if let Err(error) = reconcile::record_of_agent(app, agent).await {
+            let fields = json!({ "agentDid": agent.as_str(), "error": error.to_string() });
+            app.log.warn("proxy.revocation.lift_without_crl", fields);
+        }
+        seqs.extend(ledger::lift::companions(app, seq).await?);
+    }
+    let item = ledger::lift::write(app, &seqs, reason).await?;
+    let item = item.ok_or_else(|| NotDone("the lift was not written".into()))?;
+    super::feed::poke_later(app);
+
+    // Also of what was lifted before: the last try may have ended here.
+    let mut tokens = Vec::new();
+    for seq in &seqs {
+        if let Some((row, _)) = ledger::lift::find(app, *seq).await? {
+            tokens.extend(row.subject.jti());
+        }
+    }
+    let owner = match (target.subject.agent(), target.subject.jti()) {
+        (Some(agent), _) => Some(agent.clone()),
+        (None, Some(jti)) => {
+            let known = ledger::agents_of(app, &[jti]).await?;
+            known.into_iter().next().map(|(_, agent)| agent)
+        }
+        (None, None) => None,
+    };
+    // A token that nobody has shown yet has no object: the first one that sees it asks the ledger.
+    if let Some(agent) = owner {
+        settle(
+            app,
+            &agent,
+            matches!(target.subject, Subject::Agent { .. }),
+            &tokens,
+        )
+        .await?;
+    }
+    let fields = json!({
+        "seq": item.seq,
+        "lifts": seq,
+        "kind": target.subject.kind(),
+        "agentDid": target.subject.agent().map(AgentDid::as_str),
+        "jti": target.subject.jti().map(|jti| jti.to_string()),
+        "rows": seqs.len(),
+    });
+    app.log.warn("proxy.revocation.lifted", fields);
+    Ok(match before {
+        true => Lifted::Before(item),
+        false => Lifted::Now(item),
+    })
+}
+
+/// Makes an agent's objects say what the ledger says of it (where `of_agent`) and of these tokens.
+///
+/// # Errors
+/// Something did not answer: do it again.
+pub(super) async fn settle(
+    app: &App,
+    agent: &AgentDid,
+    of_agent: bool,
+    jtis: &[Ulid],
+) -> Result<(), NotDone> {
+    let mut last = None;
+    for _ in 0..MAX_LOOKS {
+        let standing = ledger::standing(app, of_agent.then_some(agent), jtis).await?;
+        if last.as_ref() == Some(&standing) {
+            return Ok(());
+        }
+        tell(app, agent, &standing).await?;
+        last = Some(standing);
+    }
+    Err(NotDone("the ledger changed at every look".into()))
+}
+
+async fn tell(app: &App, agent: &AgentDid, standing: &Standing) -> Result<(), NotDone> {
+    let of = |wanted: bool| -> Vec<TokenRevocation> {
+        let found = standing
+            .tokens
+            .iter()
+            .filter(|(_, (stands, _))| *stands == wanted);
+        let token = |(jti, (_, expires_at_ms)): (&Ulid, &(bool, u64))| TokenRevocation {
+            jti: *jti,
+            expires_at_ms: *expires_at_ms,
+        };
+        found.map(token).collect()
+    };
+    let lift = LiftRequest {
+        agent: agent.clone(),
+        lift_agent: standing.agent == Some(false),
+        tokens: of(false),
+    };
+    if lift.lift_agent || !lift.tokens.is_empty() {
+        client::lift(app, lift.clone()).await?;
+    }
+    if lift.lift_agent {
+        relay::client::call(app, agent, RelayCall::LiftRevocation).await?;
+    }
+    let revoke = RevokeRequest {
+        agent: agent.clone(),
+        revoke_agent: standing.agent == Some(true),
+        tokens: of(true),
+    };
+    if revoke.revoke_agent || !revoke.tokens.is_empty() {
+        client::revoke(app, revoke).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! The kill switch on Workers: what every source of a revocation has in common.
+//!
+//! `apply` takes something from an agent, whoever says so; `lift` gives it back; `reconcile` brings what the queue lost
+//! from the registry's CRL. In each the ledger is the record, the agent's objects are made to say the same, and whoever
+//! listens to the feed is told (`feed`).
+
+mod apply;
+pub mod feed;
+mod lift;
+pub mod reconcile;
+
+use worker::Env;
+
+pub use self::apply::{Order, apply};
+pub use self::lift::{Lifted, lift};
+use crate::app::App;
+use crate::trust;
+
+/// It was not done, or not wholly: every step may be repeated. For the log.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotDone(pub String);
+
+impl From<trust::client::TrustUnavailable> for NotDone {
+    fn from(error: trust::client::TrustUnavailable) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<crate::relay::client::RelayError> for NotDone {
+    fn from(error: crate::relay::client::RelayError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<trust::DbError> for NotDone {
+    fn from(error: trust::DbError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The scheduled run: what is over is swept, then the registry's CRL is gone through.
+pub async fn scheduled(env: Env) {
+    // Faulty settings answer every request with 500 already; there is nothing to do then.
+    let Ok(app) = App::new(env, None) else { return };
+    trust::housekeeping(&app).await;
+    reconcile::run(&app).await;
+}

@@ -1,0 +1,19 @@
+//! `GET /admin/v1/revocations?since=&limit=`: the ledger from a number on, as the feed tells it (WIRE.md §10).
+//!
+//! 400 `PROXY_ADMIN_INVALID_INPUT`; 503 `PROXY_REVOCATION_UNAVAILABLE`; 200.
+
+use worker::Response;
+
+use super::{bad_input, unavailable};
+use crate::app::App;
+use crate::core::admin::page_query;
+use crate::error::ApiError;
+use crate::http::{Incoming, json_response};
+use crate::trust::ledger::feed;
+
+/// See the module.
+pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
+    let (since, limit) = page_query(incoming.target.url.query_pairs()).map_err(bad_input)?;
+    let page = feed::page(app, since, limit).await;
+    json_response(200, &page.map_err(|error| unavailable(app, &error))?)
+}

@@ -1,0 +1,27 @@
+//! The operator's routes (WIRE.md §10): one file a route.
+//!
+//! They exist only where `ADMIN_TOKEN` is set, and are for its bearer alone (`routes::sign_in`). What they do is done by
+//! `revocation` and read from the ledger; here it is parsed and told.
+
+pub mod lift;
+pub mod list;
+pub mod reconcile;
+pub mod revoke;
+pub mod status;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::protocol::code;
+
+/// 400: what is wrong stands in the message.
+fn bad_input(reason: &'static str) -> ApiError {
+    ApiError::new(&code::PROXY_ADMIN_INVALID_INPUT, reason)
+}
+
+/// 503: nothing was done, or not all of it; the same request completes it.
+fn unavailable(app: &App, error: &impl std::fmt::Display) -> ApiError {
+    let fields = serde_json::json!({ "error": error.to_string() });
+    app.log.error("proxy.admin.failed", fields);
+    let message = "It was not done, or not all of it: send the same request again.";
+    ApiError::new(&code::PROXY_REVOCATION_UNAVAILABLE, message).with_retry_after(1)
+}

@@ -1,0 +1,71 @@
+//! `POST /admin/v1/revocations`: an operator revokes (WIRE.md §10).
+//!
+//! 400 `PROXY_ADMIN_INVALID_INPUT`; 503 `PROXY_REVOCATION_UNAVAILABLE`, and the same request completes it; 201 with the
+//! item, or 200 where it stood already. It is applied as an event's is, and applied again where it stood already.
+
+use serde_json::json;
+use worker::Response;
+
+use super::{bad_input, unavailable};
+use crate::app::App;
+use crate::core::admin::check_order;
+use crate::core::admission::{TokenRevocation, token_expiry_ms};
+use crate::error::ApiError;
+use crate::http::{self, Incoming, json_response};
+use crate::protocol::did::AgentDid;
+use crate::protocol::revocation::{self, Source, Subject};
+use crate::revocation::{Order, apply};
+use crate::trust::ledger::feed;
+
+/// See the module.
+pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
+    let issuer = &app.config.registry.expected_issuer;
+    let authority = issuer.authority().map_err(|_| http::internal())?;
+    let now_ms = app.now_ms();
+    let asked = revocation::Order::parse(&incoming.body).map_err(|error| bad_input(error.reason()))?;
+    check_order(&asked, authority.as_str(), now_ms).map_err(bad_input)?;
+    let subject = asked.subject;
+    let tokens = match &subject {
+        Subject::Token {
+            jti, expires_at_ms, ..
+        } => vec![TokenRevocation {
+            jti: *jti,
+            expires_at_ms: token_expiry_ms(*expires_at_ms, now_ms),
+        }],
+        _ => Vec::new(),
+    };
+    let order = Order {
+        agent: subject.agent().cloned(),
+        revoke_agent: matches!(subject, Subject::Agent { .. }),
+        session_ended: matches!(subject, Subject::Session { .. }),
+        tokens,
+        reason: asked.reason,
+        source: Source::Operator,
+        event_id: None,
+        revoked_at_ms: now_ms,
+        told_at_ms: Some(now_ms),
+    };
+    let before = apply(app, &order)
+        .await
+        .map_err(|error| unavailable(app, &error))?;
+    let item = match &subject {
+        Subject::Agent { agent } => feed::of_agent(app, agent).await,
+        Subject::Token { jti, .. } => feed::of_token(app, *jti).await,
+        Subject::Session { agent } => feed::of_session(app, before, agent).await,
+        Subject::Lift { .. } => return Err(bad_input("a lift has a route of its own")),
+    };
+    let item = item.map_err(|error| unavailable(app, &error))?;
+    // Lifted by somebody else in this very moment, it has no row that stands.
+    let item = item.ok_or_else(|| unavailable(app, &"it was lifted at once"))?;
+    let new = item.seq > before;
+    let fields = json!({
+        "requestId": incoming.request_id.as_str(),
+        "seq": item.seq,
+        "kind": subject.kind(),
+        "agentDid": item.subject.agent().map(AgentDid::as_str),
+        "jti": item.subject.jti().map(|jti| jti.to_string()),
+        "new": new,
+    });
+    app.log.warn("proxy.admin.revoked", fields);
+    json_response(if new { 201 } else { 200 }, &item)
+}

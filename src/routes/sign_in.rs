@@ -1,0 +1,52 @@
+//! Bearers of `ADMIN_TOKEN` and `FEED_TOKEN` (WIRE.md §9, §10), decided by `core::sign_in`.
+//!
+//! 401 without the right token, 429 after too many wrong ones of an address; each failure is a line with its source
+//! address, and the token in none.
+
+use std::cell::RefCell;
+
+use serde_json::json;
+
+use crate::app::App;
+use crate::config::Secret;
+use crate::core::sign_in::{SignInError, SignIns};
+use crate::error::ApiError;
+use crate::http::Incoming;
+use crate::protocol::code;
+
+thread_local! {
+    static SIGN_INS: RefCell<SignIns> = RefCell::new(SignIns::new());
+}
+
+/// Lets in the bearer of this token.
+///
+/// # Errors
+/// 401, 429.
+pub fn check(app: &App, incoming: &Incoming, expected: &Secret) -> Result<(), ApiError> {
+    let address = incoming.header("cf-connecting-ip");
+    let verdict = SIGN_INS.with_borrow_mut(|sign_ins| {
+        let authorization = incoming.header("authorization");
+        let address = address.as_deref();
+        sign_ins.check(authorization.as_deref(), expected.expose(), address, app.now_ms())
+    });
+    let Err(error) = verdict else { return Ok(()) };
+    let fields = json!({
+        "requestId": incoming.request_id.as_str(),
+        "path": incoming.target.path(),
+        "address": address.as_deref().unwrap_or("unknown"),
+        "cause": format!("{error:?}"),
+    });
+    app.log.warn("proxy.admin.sign_in_failed", fields);
+    Err(match error {
+        SignInError::NoBearer => ApiError::new(
+            &code::PROXY_BEARER_REQUIRED,
+            "Authorization must be `Bearer <token>`.",
+        ),
+        SignInError::Wrong => ApiError::new(&code::PROXY_BEARER_INVALID, "This token does not open this."),
+        SignInError::TooMany { retry_after_s } => ApiError::new(
+            &code::PROXY_SIGN_IN_LIMIT_EXCEEDED,
+            "Too many failed sign-ins from this address.",
+        )
+        .with_retry_after(retry_after_s),
+    })
+}

@@ -1,0 +1,90 @@
+//! Lifts: a numbered row that says of an earlier one that it no longer counts.
+
+use serde::Deserialize;
+use wasm_bindgen::JsValue;
+
+use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query};
+use super::feed::Row;
+use crate::app::App;
+use crate::protocol::revocation::Item;
+
+const TARGET: &str = "
+SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations WHERE seq = ?1";
+
+const LIFT_OF: &str = "
+SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
+WHERE kind = 'lift' AND lifts = ?1";
+
+/// The rows of tokens that were revoked with their agent: by the same event, or listed because of it.
+const COMPANIONS: &str = "
+SELECT token.seq FROM revocations AS agent JOIN revocations AS token
+  ON token.kind = 'token' AND token.lifted_by IS NULL AND token.agent_did = agent.agent_did
+WHERE agent.seq = ?1 AND agent.kind = 'agent'
+  AND (token.event_id = agent.event_id OR (token.source = 'crl' AND token.reason = 'agent_revoked'))";
+
+const INSERT: &str = "
+INSERT INTO revocations
+  (kind, agent_did, jti, lifts, reason, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
+SELECT 'lift', agent_did, jti, seq, ?2, 'operator', ?3, ?3, expires_at_ms
+FROM revocations WHERE seq = ?1 AND lifted_by IS NULL AND kind <> 'lift'
+ON CONFLICT DO NOTHING";
+
+const MARK: &str = "
+UPDATE revocations SET lifted_by = (SELECT seq FROM revocations WHERE kind = 'lift' AND lifts = ?1)
+WHERE seq = ?1 AND lifted_by IS NULL
+  AND EXISTS (SELECT 1 FROM revocations WHERE kind = 'lift' AND lifts = ?1)";
+
+/// A row and, where there is one, its lift.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn find(app: &App, seq: u64) -> Result<Option<(Item, Option<Item>)>, DbError> {
+    let statements = vec![Sql::new(TARGET, [number(seq)]), Sql::new(LIFT_OF, [number(seq)])];
+    let results = batch(app, app.config.trust.write_timeout_ms, statements).await?;
+    let first =
+        |n| -> Result<Option<Item>, DbError> { Ok(d1::rows::<Row>(&results, n)?.pop().and_then(Row::item)) };
+    match first(0)? {
+        Some(target) => Ok(Some((target, first(1)?))),
+        None => Ok(None),
+    }
+}
+
+/// The numbers of the rows that stand and fall with an agent's.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn companions(app: &App, seq: u64) -> Result<Vec<u64>, DbError> {
+    #[derive(Deserialize)]
+    struct Found {
+        seq: f64,
+    }
+
+    let rows: Vec<Found> = query(
+        app,
+        app.config.trust.write_timeout_ms,
+        Sql::new(COMPANIONS, [number(seq)]),
+    )
+    .await?;
+    Ok(rows.into_iter().map(|row| row.seq as u64).collect())
+}
+
+/// Lifts rows, each once, in one transaction. Returns the lift of the first of them.
+///
+/// # Errors
+/// D1 gave no answer: do it again.
+pub async fn write(app: &App, seqs: &[u64], reason: Option<&str>) -> Result<Option<Item>, DbError> {
+    let now_ms = app.now_ms();
+    let values = |seq: u64| -> [JsValue; 3] { [number(seq), optional_text(reason), number(now_ms)] };
+    let mut statements = Vec::new();
+    for seq in seqs {
+        statements.push(Sql::new(INSERT, values(*seq)));
+        statements.push(Sql::new(MARK, [number(*seq)]));
+    }
+    let Some(first) = seqs.first() else {
+        return Ok(None);
+    };
+    statements.push(Sql::new(LIFT_OF, [number(*first)]));
+    let last = statements.len() - 1;
+    let results = batch(app, app.config.trust.write_timeout_ms, statements).await?;
+    Ok(d1::rows::<Row>(&results, last)?.pop().and_then(Row::item))
+}

@@ -1,0 +1,151 @@
+//! What the reconciliation with the CRL asks of the ledger, and where it stands: one row, past every interruption.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
+use super::json_of;
+use crate::app::App;
+use crate::core::admission::overlay::UNKNOWN_EXPIRY_MS;
+use crate::core::listing::ListedToken;
+use crate::protocol::ids::Ulid;
+
+/// Many rows at once.
+const TIMEOUT_MS: u64 = 10_000;
+
+/// A token that was lifted is not lacking: the list goes on naming it, and the operator has the last word.
+const LACKING: &str = "
+SELECT value AS jti FROM json_each(?1)
+WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value AND lifted_by IS NULL)
+  AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value AND lifted_by IS NOT NULL)";
+
+const RECORD: &str = "
+INSERT INTO revocations
+  (kind, agent_did, jti, reason, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
+SELECT 'token', value ->> '$.agent_did', value ->> '$.jti', value ->> '$.reason', 'crl',
+  value ->> '$.revoked_at_ms', ?2, ?3
+FROM json_each(?1)
+WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value ->> '$.jti' AND lifted_by IS NULL)
+  AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value ->> '$.jti' AND lifted_by IS NOT NULL)
+ON CONFLICT DO NOTHING RETURNING seq";
+
+const LOAD: &str = "
+SELECT cursor, pending, etag, started_at_ms, finished_at_ms, listed, added FROM reconciliation WHERE id = 1";
+
+const SAVE: &str = "
+INSERT INTO reconciliation (id, cursor, pending, etag, started_at_ms, finished_at_ms, listed, added)
+VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor, pending = excluded.pending, etag = excluded.etag,
+  started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms,
+  listed = excluded.listed, added = excluded.added";
+
+/// Where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// The last token gone through of a run that is not finished.
+    pub cursor: Option<Ulid>,
+    /// The tokens it was recording when it ended.
+    #[serde(skip)]
+    pub pending: Vec<Ulid>,
+    /// Of the list that was gone through whole.
+    #[serde(skip)]
+    pub etag: Option<String>,
+    /// Of the last run, Unix milliseconds.
+    pub started_at_ms: u64,
+    /// Of the last run, where it went through the whole list.
+    pub finished_at_ms: Option<u64>,
+    /// Entries of the last list.
+    pub listed: u64,
+    /// Rows that the last run added.
+    pub added: u64,
+}
+
+/// Which of these tokens the ledger has never heard of.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn lacking(app: &App, jtis: &[Ulid]) -> Result<Vec<Ulid>, DbError> {
+    #[derive(Deserialize)]
+    struct Row {
+        jti: Ulid,
+    }
+
+    let rows: Vec<Row> = query(app, TIMEOUT_MS, Sql::new(LACKING, [text(&json_of(jtis)?)])).await?;
+    Ok(rows.into_iter().map(|row| row.jti).collect())
+}
+
+/// Records listed tokens of which the ledger has never heard; says how many that were.
+///
+/// # Errors
+/// D1 gave no answer: do it again.
+pub async fn record(app: &App, tokens: &[ListedToken]) -> Result<u64, DbError> {
+    #[derive(Deserialize)]
+    struct Row {
+        #[allow(dead_code)] // only how many there are is asked for
+        seq: f64,
+    }
+
+    let json = serde_json::to_string(tokens).map_err(|error| DbError::Failed(error.to_string()))?;
+    let now_ms = app.now_ms();
+    let until_ms = now_ms.saturating_add(UNKNOWN_EXPIRY_MS);
+    let sql = Sql::new(RECORD, [text(&json), number(now_ms), number(until_ms)]);
+    let rows: Vec<Row> = query(app, TIMEOUT_MS, sql).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Where it stands.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn load(app: &App) -> Result<State, DbError> {
+    #[derive(Deserialize)]
+    struct Row {
+        cursor: Option<Ulid>,
+        pending: Option<String>,
+        etag: Option<String>,
+        started_at_ms: f64,
+        finished_at_ms: Option<f64>,
+        listed: f64,
+        added: f64,
+    }
+
+    let results = batch(app, TIMEOUT_MS, vec![Sql::new(LOAD, [])]).await?;
+    let Some(row) = d1::rows::<Row>(&results, 0)?.pop() else {
+        return Ok(State::default());
+    };
+    let pending = row.pending.as_deref().map(serde_json::from_str);
+    Ok(State {
+        cursor: row.cursor,
+        // Ours, written as it is read; one that does not parse costs a look at the next run's own tokens, no more.
+        pending: pending.and_then(Result::ok).unwrap_or_default(),
+        etag: row.etag,
+        started_at_ms: row.started_at_ms as u64,
+        finished_at_ms: row.finished_at_ms.map(|at_ms| at_ms as u64),
+        listed: row.listed as u64,
+        added: row.added as u64,
+    })
+}
+
+/// Keeps where it stands.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn save(app: &App, state: &State) -> Result<(), DbError> {
+    let cursor = state.cursor.map(|jti| jti.to_string());
+    let pending = match state.pending.is_empty() {
+        true => None,
+        false => Some(json_of(&state.pending)?),
+    };
+    let values = [
+        optional_text(cursor.as_deref()),
+        optional_text(pending.as_deref()),
+        optional_text(state.etag.as_deref()),
+        number(state.started_at_ms),
+        state.finished_at_ms.map_or(wasm_bindgen::JsValue::NULL, number),
+        number(state.listed),
+        number(state.added),
+    ];
+    batch(app, TIMEOUT_MS, vec![Sql::new(SAVE, values)])
+        .await
+        .map(|_| ())
+}
