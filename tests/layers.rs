@@ -36,20 +36,47 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "routes",
+        "revocation",
         &[
             "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
             "relay",
         ],
     ),
     (
-        "consumers",
+        "routes",
         &[
-            "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
+            "protocol",
+            "core",
+            "config",
+            "error",
+            "log",
+            "clock",
+            "app",
+            "http",
+            "trust",
+            "registry",
             "relay",
+            "revocation",
         ],
     ),
-    ("lib", &["routes", "consumers", "trust"]),
+    (
+        "consumers",
+        &[
+            "protocol",
+            "core",
+            "config",
+            "error",
+            "log",
+            "clock",
+            "app",
+            "http",
+            "trust",
+            "registry",
+            "relay",
+            "revocation",
+        ],
+    ),
+    ("lib", &["routes", "consumers", "revocation"]),
 ];
 
 #[test]

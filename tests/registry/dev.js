@@ -72,8 +72,9 @@ export const DEV = {
     return answer(agent);
   },
 
-  // {jti, agentDid, reason?} -> a CRL entry and nothing else
-  "/dev/crl": (registry, body) => listInCrl(registry, body),
+  // {jti, agentDid, reason?} -> a CRL entry and nothing else; {entries: [...]} -> many
+  "/dev/crl": (registry, body) =>
+    body.entries ? { listed: body.entries.map((entry) => listInCrl(registry, entry)).length } : listInCrl(registry, body),
 
   // {members: [did]} -> {groupId, members}; with a groupId it replaces that group's members
   "/dev/groups"({ store }, { groupId = `grp_${ulid()}`, members = [] }) {

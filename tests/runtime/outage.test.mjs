@@ -144,6 +144,23 @@ for (const is of ["fails", "hangs"]) {
     }));
 }
 
+test("a signing key that another isolate found before the registry went is found in D1", () =>
+  inWorld({}, async (world) => {
+    const agent = await world.agent();
+    admitted(await probe(agent));
+    await eventually(() => world.db.prepare("SELECT 1 FROM signing_keys").first(), { what: "the keys are kept" });
+    await world.registry("/dev/keys/rotate");
+    const later = await world.agent();
+    const document = await (await fetch(new URL("/.well-known/claw-keys.json", world.registryUrl))).text();
+    await world.fault("all", "down");
+    refused(await probe(later), ...UNAVAILABLE);
+    // What the other isolate writes.
+    await world.db.prepare("UPDATE signing_keys SET document = ?, fetched_at_ms = ?").bind(document, Date.now()).run();
+    await eventually(async () => (await probe(later)).status === 400, { what: "the key is found", everyMs: 200 });
+    assert.equal(world.logged("proxy.auth.verified").at(-1).evidence.keys.source, "durable");
+    admitted(await probe(agent));
+  }));
+
 test("a peer that leaves while the registry is down takes nobody's access along", () =>
   inWorld({}, async (world) => {
     const [one, two, leaving] = await world.agents(3);

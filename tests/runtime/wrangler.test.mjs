@@ -24,11 +24,13 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
     assert.deepEqual(config.durable_objects.bindings, [
       { name: "AGENT_RELAY_SESSION", class_name: "AgentRelaySession" },
       { name: "PROXY_TRUST_STATE", class_name: "ProxyTrustState" },
+      { name: "REVOCATION_FEED", class_name: "RevocationFeed" },
     ]);
     assert.deepEqual(config.migrations.slice(0, 2), [
       { tag: "v1-agent-relay-session", new_sqlite_classes: ["AgentRelaySession"] },
       { tag: "v2-proxy-trust-state", new_sqlite_classes: ["ProxyTrustState"] },
     ]);
+    assert.deepEqual(config.migrations.slice(2), [{ tag: "v3-revocation-feed", new_sqlite_classes: ["RevocationFeed"] }]);
     assert.equal(config.d1_databases.length, 1);
     assert.equal(config.d1_databases[0].binding, "DB");
     assert.equal(config.d1_databases[0].migrations_dir, "migrations");

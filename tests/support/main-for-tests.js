@@ -81,6 +81,7 @@ const countTrust = (call) => {
 };
 export const ProxyTrustState = withHooks(built.ProxyTrustState, countTrust);
 export const AgentRelaySession = withHooks(built.AgentRelaySession);
+export const RevocationFeed = withHooks(built.RevocationFeed);
 
 export default {
   ...worker,

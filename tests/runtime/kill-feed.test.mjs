@@ -1,0 +1,186 @@
+// The revocation feed: pages, deltas, 304; the bundle; the stream, which tells at once, resumes, and ends with its caller.
+import assert from "node:assert/strict";
+import { gunzipSync } from "node:zlib";
+import { after, before, test } from "node:test";
+
+import { pair } from "../support/agent.mjs";
+import { answered, percentile, refused } from "../support/expect.mjs";
+import { eventually, start } from "../support/harness.mjs";
+import { ulid } from "../support/socket.mjs";
+
+const ADMIN = "an-operators-token-for-tests-000000";
+const FEED = "a-sidecars-token-for-tests-000000000";
+const bindings = { ADMIN_TOKEN: ADMIN, FEED_TOKEN: FEED };
+let world;
+before(async () => {
+  world = await start({ bindings });
+});
+after(() => world?.stop());
+
+const bearer = (token, rest = {}) => ({ headers: { authorization: `Bearer ${token}`, ...rest } });
+const get = (path, rest) => world.send("GET", path, bearer(FEED, rest));
+const revoke = (body) => world.send("POST", "/admin/v1/revocations", { ...bearer(ADMIN), body: JSON.stringify(body) });
+const revokeAgent = async (agentDid) => (await revoke({ kind: "agent", agentDid })).json;
+const stranger = () => `did:cdi:registry.test:agent:${ulid()}`;
+
+/** An open event stream: `next()` gives its events, `done` settles when it ends. */
+async function listen(headers = { authorization: `Bearer ${FEED}` }, path = "/v1/events/revocations", base = world) {
+  const stop = new AbortController();
+  const response = await fetch(new URL(path, base.proxyUrl), { headers, signal: stop.signal });
+  assert.equal(response.status, 200);
+  assert.match(response.headers.get("content-type"), /^text\/event-stream/);
+  assert.match(response.headers.get("x-request-id"), /./);
+  const events = [];
+  let comments = 0;
+  const done = (async () => {
+    let text = "";
+    for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+      text += chunk;
+      for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
+        const block = text.slice(0, end);
+        if (block.startsWith(":")) comments += 1;
+        else {
+          const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s)));
+          events.push({ ...fields, at: performance.now(), item: JSON.parse(fields.data) });
+        }
+      }
+    }
+  })().catch(() => {});
+  return {
+    events, done, stop: () => stop.abort(), comments: () => comments,
+    seen: (seq, deadlineMs = 3000) => eventually(() => events.find((event) => event.item.seq === seq), { deadlineMs, everyMs: 2, what: `event ${seq}` }),
+  };
+}
+
+test("pages from a number on, in bounds, with the latest number as tag", async () => {
+  const empty = answered(await get("/v1/revocations"), 200);
+  assert.deepEqual(empty, { latest: 0, next: 0, more: false, items: [] });
+  const items = [];
+  for (let n = 0; n < 5; n++) items.push(await revokeAgent(stranger()));
+  const latest = items.at(-1).seq;
+  const whole = await get("/v1/revocations");
+  assert.deepEqual(answered(whole, 200), { latest, next: latest, more: false, items });
+  assert.equal(whole.headers.get("etag"), `"${latest}"`);
+  assert.deepEqual(answered(await get(`/v1/revocations?since=${items[0].seq}&limit=2`), 200),
+    { latest, next: items[2].seq, more: true, items: items.slice(1, 3) });
+  const same = await get("/v1/revocations", { "if-none-match": `"${latest}"` });
+  assert.deepEqual([same.status, same.text], [304, ""]);
+  const one = await revokeAgent(stranger());
+  assert.deepEqual(answered(await get(`/v1/revocations?since=${latest}`, { "if-none-match": `"${latest}"` }), 200).items, [one]);
+  for (const query of ["since=x", "since=-1", "limit=0", "limit=1001", "since=1&since=2"]) {
+    refused(await get(`/v1/revocations?${query}`), 400, "PROXY_FEED_INVALID_QUERY");
+  }
+});
+
+test("who may: the feed's bearer and known agents", async () => {
+  const [known, peer, unknown] = await world.agents(3);
+  await pair(known, peer);
+  for (const path of ["/v1/revocations", "/v1/bundles/revocations.tar.gz"]) {
+    assert.equal((await known.get(path)).status, 200);
+    refused(await unknown.get(path), 403, "PROXY_AUTH_FORBIDDEN");
+    refused(await world.send("GET", path), 401, "PROXY_AUTH_MISSING_TOKEN");
+    refused(await world.send("GET", path, bearer("w".repeat(40), { "cf-connecting-ip": "9.9.9.9" })), 401, "PROXY_BEARER_INVALID");
+    refused(await world.send("GET", path, bearer(ADMIN, { "cf-connecting-ip": "9.9.9.9" })), 401, "PROXY_BEARER_INVALID");
+  }
+});
+
+test("the bundle holds what stands, and nothing that was lifted", async () => {
+  const stands = await revokeAgent(stranger());
+  const lifted = await revokeAgent(stranger());
+  const token = (await revoke({ kind: "token", jti: ulid(), expiresAt: Date.now() + 60_000 })).json;
+  await world.send("POST", `/admin/v1/revocations/${lifted.seq}/lift`, bearer(ADMIN));
+  const response = await fetch(new URL("/v1/bundles/revocations.tar.gz", world.proxyUrl), bearer(FEED));
+  assert.equal(response.status, 200);
+  const files = untar(gunzipSync(Buffer.from(await response.arrayBuffer())));
+  const { revocations } = JSON.parse(files["data.json"]);
+  assert.deepEqual(JSON.parse(files[".manifest"]), { revision: String(revocations.latest), roots: ["revocations"] });
+  assert.equal(response.headers.get("etag"), `"${revocations.latest}"`);
+  assert.equal(revocations.agents[stands.agentDid].seq, stands.seq);
+  assert.equal(revocations.tokens[token.jti].expiresAt, token.expiresAt);
+  assert.ok(!(lifted.agentDid in revocations.agents));
+  const again = await get("/v1/bundles/revocations.tar.gz", { "if-none-match": response.headers.get("etag") });
+  assert.equal(again.status, 304);
+});
+
+test("the stream: everything after a number, then each revocation at once", async (t) => {
+  const before = await revokeAgent(stranger());
+  const stream = await listen({ authorization: `Bearer ${FEED}`, "last-event-id": String(before.seq - 1) });
+  const first = await stream.seen(before.seq);
+  assert.deepEqual([first.event, first.id, first.item], ["revocation", String(before.seq), before]);
+  assert.equal(stream.events[0].item.seq, before.seq);
+
+  const took = [];
+  for (let run = 0; run < 50; run++) {
+    const agentDid = stranger();
+    const started = performance.now();
+    await world.enqueue({
+      id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), data: { agentDid, reason: "agent_revoked" },
+    });
+    const event = await eventually(() => stream.events.find((each) => each.item.agentDid === agentDid), { everyMs: 1, what: "the event" });
+    took.push(event.at - started);
+  }
+  const [p50, worst] = [percentile(took, 0.5), Math.max(...took)].map(Math.round);
+  t.diagnostic(`event on the queue to event on the stream: p50 ${p50} ms, worst ${worst} ms, of ${took.length}`);
+  assert.ok(worst < 1000, `worst ${worst} ms`);
+  const numbers = stream.events.map((event) => event.item.seq);
+  assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b), "in order, each once");
+  stream.stop();
+});
+
+test("a stream that an agent opened ends when the agent is revoked; others go on", async () => {
+  const [agent, peer] = await world.agents(2);
+  await pair(agent, peer);
+  const { latest } = answered(await get("/v1/revocations"), 200);
+  const path = `/v1/events/revocations?since=${latest}`;
+  const [own, others] = [await listen(agent.headers("GET", path), path), await listen(undefined, path)];
+  await eventually(() => own.comments() > 0, { what: "the greeting" });
+  const item = await revokeAgent(agent.agentDid);
+  await own.done;
+  const next = await revokeAgent(stranger());
+  await others.seen(item.seq);
+  await others.seen(next.seq);
+  assert.deepEqual(own.events.map((event) => event.item.seq), [item.seq]);
+  refused(await agent.get("/v1/events/revocations"), 401, "PROXY_AUTH_REVOKED");
+  others.stop();
+});
+
+test("it resumes after a restart; without its object there is no stream and everything else", async () => {
+  const own = await start({ bindings });
+  try {
+    const at = async (path, rest) => own.send("GET", path, bearer(FEED, rest));
+    const take = async (agentDid) =>
+      (await own.send("POST", "/admin/v1/revocations", { ...bearer(ADMIN), body: JSON.stringify({ kind: "agent", agentDid }) })).json;
+    const first = await take(stranger());
+    const stream = await listen(undefined, undefined, own);
+    await stream.seen(first.seq);
+    await own.restart();
+    await stream.done;
+    const second = await take(stranger());
+    const resumed = await listen({ authorization: `Bearer ${FEED}`, "last-event-id": String(first.seq) }, undefined, own);
+    await resumed.seen(second.seq);
+    assert.deepEqual(resumed.events.map((event) => event.item.seq), [second.seq]);
+    resumed.stop();
+
+    await own.restart({ without: ["REVOCATION_FEED"] });
+    refused(await at("/v1/events/revocations"), 503, "PROXY_FEED_STREAM_UNAVAILABLE");
+    const third = await take(stranger());
+    assert.deepEqual(answered(await at(`/v1/revocations?since=${second.seq}`), 200).items, [third]);
+  } finally {
+    await own.stop();
+  }
+});
+
+function untar(bytes) {
+  const files = {};
+  for (let at = 0; bytes[at] !== 0; ) {
+    const name = bytes.toString("utf8", at, bytes.indexOf(0, at));
+    const size = parseInt(bytes.toString("utf8", at + 124, at + 135), 8);
+    const header = Buffer.from(bytes.subarray(at, at + 512));
+    const told = parseInt(header.toString("utf8", 148, 154), 8);
+    header.fill(" ", 148, 156);
+    assert.equal(header.reduce((sum, byte) => sum + byte, 0), told, "the checksum");
+    files[name] = bytes.toString("utf8", at + 512, at + 512 + size);
+    at += 512 + Math.ceil(size / 512) * 512;
+  }
+  return files;
+}

@@ -1,0 +1,235 @@
+// The ledger behind the kill switch (issue: 1 row for each thing revoked, whatever comes how often and in what order):
+// what it records, that a lost object is right from its first admission, and what an operator does with it.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { pair } from "../support/agent.mjs";
+import { admitted, answered, probe, refused } from "../support/expect.mjs";
+import { eventually, start } from "../support/harness.mjs";
+import { ulid } from "../support/socket.mjs";
+
+const ADMIN = "an-operators-token-for-tests-000000";
+let world;
+before(async () => {
+  world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
+});
+after(() => world?.stop());
+
+const asOperator = (method, path, body, token = ADMIN) =>
+  world.send(method, path, {
+    headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { "content-type": "application/json" }) },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+const envelope = (data, id = ulid()) => ({
+  id, type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account", data,
+});
+const rows = async (where = "1 = 1", ...values) =>
+  (await world.db.prepare(`SELECT * FROM revocations WHERE ${where} ORDER BY seq`).bind(...values).all()).results;
+const rowsOf = (agent) => rows("agent_did = ? AND kind <> 'lift'", agent.agentDid);
+const isRevoked = (answer) => answer.status === 401 && answer.json.error.code === "PROXY_AUTH_REVOKED";
+const untilRevoked = (agent) => eventually(async () => isRevoked(await probe(agent)), { what: "the refusal" });
+// Isolates remember a refusal for 30 s; the tests move the clock past that.
+let offsetMs = 0;
+async function after30s(agents) {
+  await world.moveClock((offsetMs += 31_000));
+  for (const agent of agents) agent.skewMs = offsetMs;
+}
+const now = () => Math.floor((Date.now() + offsetMs) / 1000);
+const probeNow = (agent) => probe(agent, { timestamp: now() });
+
+test("the same event a hundred times is one row; what it names are rows of their own", async () => {
+  const agent = await world.agent();
+  admitted(await probeNow(agent));
+  const event = envelope({ agentId: agent.id, reason: "agent_revoked", jtis: [agent.aitJti, ulid()] });
+  await Promise.all(Array.from({ length: 100 }, () => world.enqueue(event)));
+  await eventually(async () => (await rowsOf(agent)).length === 3, { what: "three rows" });
+  await eventually(async () => isRevoked(await probeNow(agent)), { what: "the refusal" });
+  const found = await rowsOf(agent);
+  assert.deepEqual(found.map((row) => row.kind).sort(), ["agent", "token", "token"]);
+  for (const row of found) {
+    assert.deepEqual([row.source, row.event_id, row.reason], ["queue", event.id, "agent_revoked"]);
+    assert.equal(row.expires_at_ms === null, row.kind === "agent");
+  }
+});
+
+test("an object that lost its storage is right from its first admission", async () => {
+  const [agent, token] = await world.agents(2);
+  for (const each of [agent, token]) admitted(await probeNow(each));
+  await world.enqueue(envelope({ agentId: agent.id, reason: "agent_revoked" }));
+  await world.enqueue(envelope({ agentId: token.id, reason: "reissued", jti: token.aitJti }));
+  for (const each of [agent, token]) {
+    await eventually(async () => isRevoked(await probeNow(each)), { what: "the refusal" });
+    await eventually(async () => (await rowsOf(each)).length > 0, { what: "its row" });
+    await world.wipe("PROXY_TRUST_STATE", each.id);
+  }
+  await after30s([]);
+  for (const each of [agent, token]) refused(await probeNow(each), 401, "PROXY_AUTH_REVOKED");
+  await token.atRegistry("reissue");
+  admitted(await probeNow(token));
+});
+
+test("rows of tokens are swept a day after they expire; agents' rows and the last number stay", async () => {
+  const old = Date.now() - 2 * 24 * 3_600_000;
+  const row = `INSERT INTO revocations (kind, agent_did, jti, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
+    SELECT 'token', 'did:cdi:registry.test:agent:' || printf('%026d', value), printf('%026d', value), 'crl', 1, 1, ?1
+    FROM json_each(?2)`;
+  await world.db.prepare(row).bind(old, JSON.stringify(Array.from({ length: 2500 }, (_, n) => n))).run();
+  await world.db.prepare("INSERT INTO agent_tokens SELECT jti, agent_did, expires_at_ms FROM revocations WHERE expires_at_ms = ?").bind(old).run();
+  const agents = (await rows("kind = 'agent'")).length;
+  const [{ latest }] = (await world.db.prepare("SELECT MAX(seq) AS latest FROM revocations").all()).results;
+  await world.runScheduled();
+  assert.deepEqual((await rows("expires_at_ms = ?", old)).map((left) => left.seq), [latest]);
+  assert.equal((await rows("kind = 'agent'")).length, agents);
+  const { results } = await world.db.prepare("SELECT COUNT(*) AS n FROM agent_tokens WHERE expires_at_ms = ?").bind(old).all();
+  assert.equal(results[0].n, 0);
+});
+
+test("an operator revokes: an agent, a token, a session", async () => {
+  const [agent, token, session, peer] = await world.agents(4);
+  offsetMs = 0;
+  await world.moveClock(0);
+  await pair(session, peer);
+  const socket = await agent.connect();
+  const asked = { kind: "agent", agentDid: agent.agentDid, reason: "at three in the morning" };
+  const item = answered(await asOperator("POST", "/admin/v1/revocations", asked), 201);
+  assert.deepEqual([item.kind, item.agentDid, item.source, item.reason], ["agent", agent.agentDid, "operator", asked.reason]);
+  assert.deepEqual(await socket.closed, { code: 1008, reason: "revoked" });
+  refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");
+  assert.deepEqual(answered(await asOperator("POST", "/admin/v1/revocations", asked), 200), item);
+
+  admitted(await probe(token));
+  const expiresAt = Date.now() + 3_600_000;
+  const ofToken = { kind: "token", jti: token.aitJti, expiresAt };
+  const tokenItem = answered(await asOperator("POST", "/admin/v1/revocations", ofToken), 201);
+  assert.deepEqual([tokenItem.jti, tokenItem.expiresAt, tokenItem.agentDid], [token.aitJti, expiresAt, token.agentDid]);
+  refused(await probe(token), 401, "PROXY_AUTH_REVOKED");
+
+  const open = await session.connect();
+  answered(await asOperator("POST", "/admin/v1/revocations", { kind: "session", agentDid: session.agentDid }), 201);
+  assert.equal((await open.closed).code, 1008);
+  admitted(await probe(session));
+
+  const page = answered(await asOperator("GET", `/admin/v1/revocations?since=${item.seq - 1}`), 200);
+  assert.deepEqual(page.items.map((each) => each.kind), ["agent", "token", "session"]);
+  const status = answered(await asOperator("GET", "/admin/v1/status"), 200);
+  assert.equal(status.latest, page.latest);
+});
+
+test("a lift: served again after 30 s everywhere, once, and not revoked again by the same event", async () => {
+  const agent = await world.agent();
+  admitted(await probe(agent));
+  const event = envelope({ agentId: agent.id, reason: "agent_revoked", jti: agent.aitJti });
+  await world.enqueue(event);
+  await untilRevoked(agent);
+  const [row] = await eventually(async () => {
+    const found = await rows("kind = 'agent' AND agent_did = ?", agent.agentDid);
+    return found.length > 0 && found;
+  });
+  const path = `/admin/v1/revocations/${row.seq}/lift`;
+  refused(await asOperator("POST", path), 409, "PROXY_REVOCATION_NEEDS_FORCE");
+  const lift = answered(await asOperator("POST", path, { force: true }), 201);
+  assert.deepEqual([lift.kind, lift.lifts, lift.source], ["lift", row.seq, "operator"]);
+  assert.deepEqual(answered(await asOperator("POST", path, { force: true }), 200), lift);
+  await after30s([agent]);
+  admitted(await probeNow(agent));
+
+  await world.enqueue(event); // a redelivery
+  const bystander = await world.agent();
+  await world.enqueue(envelope({ agentId: bystander.id, reason: "agent_revoked" }));
+  await eventually(async () => isRevoked(await probeNow(bystander)), { what: "the next event" });
+  await eventually(async () => !isRevoked(await probeNow(agent)), { what: "the ledger's word" , deadlineMs: 3000 })
+    .catch(async () => { await after30s([agent]); });
+  admitted(await probeNow(agent));
+  assert.equal((await rowsOf(agent)).length, 2);
+
+  await world.wipe("PROXY_TRUST_STATE", agent.id);
+  admitted(await probeNow(agent));
+  await world.enqueue(envelope({ agentId: agent.id, reason: "agent_revoked" }));
+  await eventually(async () => isRevoked(await probeNow(agent)), { what: "the refusal after another event" });
+  offsetMs = 0;
+  await world.moveClock(0);
+});
+
+test("a lifted token is admitted though the CRL goes on listing it", async () => {
+  const own = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
+  try {
+    const agent = await own.agent();
+    const old = { ait: agent.ait };
+    const jti = agent.aitJti;
+    await agent.atRegistry("reissue");
+    refused(await probe(agent, old), 401, "PROXY_AUTH_REVOKED");
+    await own.runScheduled();
+    const { results } = await own.db.prepare("SELECT * FROM revocations WHERE jti = ?").bind(jti).all();
+    assert.deepEqual(results.map((row) => [row.kind, row.source, row.agent_did]), [["token", "crl", agent.agentDid]]);
+    const headers = { authorization: `Bearer ${ADMIN}` };
+    const body = JSON.stringify({ force: true });
+    answered(await own.send("POST", `/admin/v1/revocations/${results[0].seq}/lift`, { headers, body }), 201);
+    await own.moveClock(31_000);
+    const later = { ...old, timestamp: Math.floor((Date.now() + 31_000) / 1000) };
+    admitted(await probe(agent, later));
+    await own.runScheduled();
+    await own.wipe("PROXY_TRUST_STATE", agent.id);
+    admitted(await probe(agent, { ...later, nonce: undefined }));
+  } finally {
+    await own.stop();
+  }
+});
+
+test("who may: no token 401, a wrong one 401 and after ten 429 for that address alone, none set 404", async () => {
+  const as = (token, from) =>
+    world.send("GET", "/admin/v1/status", {
+      headers: { "cf-connecting-ip": from, ...(token && { authorization: `Bearer ${token}` }) },
+    });
+  refused(await as(undefined, "1.1.1.1"), 401, "PROXY_BEARER_REQUIRED");
+  for (let n = 0; n < 10; n++) refused(await as("wrong".repeat(10), "1.1.1.1"), 401, "PROXY_BEARER_INVALID");
+  const stopped = await as(ADMIN, "1.1.1.1");
+  refused(stopped, 429, "PROXY_SIGN_IN_LIMIT_EXCEEDED");
+  assert.match(stopped.headers.get("retry-after"), /^[1-9]/);
+  answered(await as(ADMIN, "2.2.2.2"), 200);
+  const lines = world.logged("proxy.admin.sign_in_failed");
+  assert.ok(lines.every((line) => typeof line.address === "string") && lines.some((line) => line.address === "1.1.1.1"));
+  assert.ok(!JSON.stringify(world.logs).includes(ADMIN), "the token is in no line");
+
+  const own = await start();
+  try {
+    for (const [method, path] of [["GET", "/admin/v1/status"], ["DELETE", "/admin/v1/status"], ["POST", "/admin/v1/revocations"]]) {
+      refused(await own.send(method, path, { headers: { authorization: `Bearer ${ADMIN}` } }), 404, "PROXY_NOT_FOUND");
+    }
+  } finally {
+    await own.stop();
+  }
+});
+
+test("what an operator mistypes is refused whole", async () => {
+  const did = (await world.agent()).agentDid;
+  for (const body of [
+    {}, [], null, { kind: "agent" }, { kind: "agent", agentDid: "x" }, { kind: "agent", agentDid: did, jti: ulid() },
+    { kind: "agent", agentDid: did.replace("registry.test", "evil.test") }, { kind: "lift", agentDid: did },
+    { kind: "token", jti: "x" }, { kind: "token", jti: ulid(), expiresAt: 5 }, { kind: "agent", agentDid: did, surprise: 1 },
+  ]) {
+    refused(await asOperator("POST", "/admin/v1/revocations", body), 400, "PROXY_ADMIN_INVALID_INPUT");
+  }
+  refused(await asOperator("POST", "/admin/v1/revocations/999999/lift"), 404, "PROXY_REVOCATION_NOT_FOUND");
+  refused(await asOperator("POST", "/admin/v1/revocations/x/lift"), 400, "PROXY_ADMIN_INVALID_INPUT");
+  refused(await asOperator("GET", "/admin/v1/revocations?since=x"), 400, "PROXY_ADMIN_INVALID_INPUT");
+});
+
+test("a ledger that fails in between: refused at once, and the next try completes it, for the queue and for an operator", async () => {
+  const [byEvent, byOperator] = await world.agents(2);
+  for (const agent of [byEvent, byOperator]) admitted(await probe(agent));
+  const socket = await byEvent.connect();
+  const asked = { kind: "agent", agentDid: byOperator.agentDid };
+  await world.db.prepare("ALTER TABLE revocations RENAME TO away").run();
+  try {
+    await world.enqueue(envelope({ agentId: byEvent.id, reason: "agent_revoked" }));
+    await untilRevoked(byEvent);
+    assert.equal((await socket.closed).code, 1008);
+    refused(await asOperator("POST", "/admin/v1/revocations", asked), 503, "PROXY_REVOCATION_UNAVAILABLE");
+    refused(await probe(byOperator), 401, "PROXY_AUTH_REVOKED");
+  } finally {
+    await world.db.prepare("ALTER TABLE away RENAME TO revocations").run();
+  }
+  answered(await asOperator("POST", "/admin/v1/revocations", asked), 201);
+  await eventually(async () => (await rowsOf(byEvent)).length === 1, { what: "the row of the retry", deadlineMs: 10_000 });
+  assert.equal((await rowsOf(byOperator)).length, 1);
+});
