@@ -9,6 +9,8 @@
 pub mod config;
 pub mod core;
 pub mod error;
+#[cfg(all(feature = "guard", not(target_arch = "wasm32")))]
+pub mod guard;
 pub mod log;
 pub mod protocol;
 

@@ -17,6 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("log", &["protocol", "clock"]),
     ("app", &["protocol", "core", "config", "log", "clock"]),
     ("http", &["protocol", "core", "error"]),
+    ("guard", &["protocol", "core"]),
     (
         "registry",
         &[
