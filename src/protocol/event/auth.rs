@@ -11,9 +11,9 @@
 //! | another | none | nothing: the agent's session ended |
 //!
 //! A field may be in `data` or in its `metadata`, and in both; every agent named anywhere must be the same one. An agent
-//! named badly makes the event unreadable. A token named badly does not: what can be read is done, and `bad_tokens` says
-//! that it was not all. Where *no* named token can be read and the reason is not another than `agent_revoked`, the agent
-//! is revoked; with another reason its session ends, which has every later request asked about at the registry.
+//! named badly makes the event unreadable. A token named badly does not: whatever the reason, the agent is revoked where
+//! it is named well (which of its tokens is stolen, nobody can tell), the tokens that can be read are too, and
+//! `bad_tokens` asks for an error line.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -77,18 +77,19 @@ impl AuthRevoked {
     pub(super) fn parse(body: &str, issuer: &Authority) -> Result<Self, &'static str> {
         let event = AuthEvent::parse(body)?;
         let agent = event.agent(issuer)?;
-        let (tokens, tokens_named, bad_token) = event.tokens();
+        let (tokens, bad_token) = event.tokens();
         let reason = event.reason()?;
         let (token_expires_at_ms, bad_expiry) = event.token_expiry();
 
-        let (mut revoke_agent, mut session_ended) = (false, false);
-        match reason.as_deref() {
-            Some(AGENT_REVOKED) => revoke_agent = true,
-            None => revoke_agent = tokens.is_empty(),
-            Some(_) => session_ended = tokens.is_empty(),
-        }
+        let revoke_agent = match reason.as_deref() {
+            _ if bad_token && agent.is_some() => true,
+            Some(AGENT_REVOKED) => true,
+            None => tokens.is_empty(),
+            Some(_) => false,
+        };
+        let session_ended = !revoke_agent && tokens.is_empty();
         if agent.is_none() && tokens.is_empty() {
-            return Err(if tokens_named {
+            return Err(if bad_token {
                 "names no agent, and no token readably"
             } else {
                 "names neither agent nor token"
@@ -197,16 +198,13 @@ impl<'a> AuthEvent<'a> {
         Ok(agent)
     }
 
-    /// The tokens that can be read, each once; whether any is named; whether any cannot be read.
-    fn tokens(&self) -> (Vec<Ulid>, bool, bool) {
-        let (mut tokens, mut seen, mut named, mut bad) = (Vec::new(), BTreeSet::new(), false, false);
-        let mut take = |value: &Value| {
-            named = true;
-            match value.as_str().and_then(|text| Ulid::parse(text).ok()) {
-                Some(jti) if seen.insert(jti) => tokens.push(jti),
-                Some(_) => {}
-                None => bad = true,
-            }
+    /// The tokens that can be read, each once; whether any is named that cannot be.
+    fn tokens(&self) -> (Vec<Ulid>, bool) {
+        let (mut tokens, mut seen, mut bad) = (Vec::new(), BTreeSet::new(), false);
+        let mut take = |value: &Value| match value.as_str().and_then(|text| Ulid::parse(text).ok()) {
+            Some(jti) if seen.insert(jti) => tokens.push(jti),
+            Some(_) => {}
+            None => bad = true,
         };
         for value in self.values("jti") {
             take(&value);
@@ -217,7 +215,7 @@ impl<'a> AuthEvent<'a> {
                 other => take(&other),
             }
         }
-        (tokens, named, bad)
+        (tokens, bad)
     }
 
     /// The reason; blank is missing.

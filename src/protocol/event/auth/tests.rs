@@ -135,7 +135,7 @@ fn what_a_revocation_revokes() {
         ),
         (
             json!({"agentId": id, "jtis": ["x", a]}),
-            (seven(), false, vec![a], false, true),
+            (seven(), true, vec![a], false, true),
         ),
         (
             json!({"agentId": id, "jtis": {"a": 1}}),
@@ -147,7 +147,11 @@ fn what_a_revocation_revokes() {
         ),
         (
             json!({"agentId": id, "reason": "reissued", "jti": ""}),
-            (seven(), false, vec![], true, true),
+            (seven(), true, vec![], false, true),
+        ),
+        (
+            json!({"agentId": id, "reason": "reissued", "jtis": [a, "x"]}),
+            (seven(), true, vec![a], false, true),
         ),
         (json!({"jtis": [a, "x"]}), (None, false, vec![a], false, true)),
         (
