@@ -21,6 +21,15 @@ impl Budget {
         }
     }
 
+    /// The same budget, ended `ms` earlier, but never in its first half.
+    pub fn but(&self, ms: u64) -> Self {
+        let ms = ms.min(self.limit_ms / 2);
+        Self {
+            deadline_ms: self.deadline_ms.saturating_sub(ms),
+            limit_ms: self.limit_ms - ms,
+        }
+    }
+
     /// What is left, milliseconds; 0: make no call. Never more than the whole, should the clock go back.
     pub fn remaining_ms(&self, now_ms: u64) -> u64 {
         self.deadline_ms.saturating_sub(now_ms).min(self.limit_ms)
@@ -57,6 +66,14 @@ mod tests {
         for (now_ms, expect, why) in table {
             assert_eq!(budget.timeout_ms(now_ms), expect, "{why}");
         }
+    }
+
+    #[test]
+    fn a_part_of_it_can_be_kept_for_later() {
+        let budget = Budget::new(1_000, 5_000);
+        assert_eq!(budget.but(2_000).remaining_ms(1_000), 3_000);
+        assert_eq!(budget.but(2_000).remaining_ms(4_000), 0);
+        assert_eq!(budget.but(9_000).remaining_ms(1_000), 2_500);
     }
 
     #[test]

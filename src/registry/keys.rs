@@ -12,7 +12,7 @@ use crate::core::budget::Budget;
 use crate::core::circuit::{FailureKind, Outcome, Permit};
 use crate::core::pipeline::Refusal;
 use crate::core::provenance::Provenance;
-use crate::core::registry::keys::{KeysDecision, KidDecision, LOOK_AGAIN_MS};
+use crate::core::registry::keys::{KeysDecision, KidCopy, KidDecision, LOOK_AGAIN_MS};
 use crate::protocol::keyset::{KeySet, MAX_KEYSET_BYTES};
 
 const PATH: &str = "/.well-known/claw-keys.json";
@@ -72,29 +72,34 @@ pub(super) async fn held(app: &App, budget: &Budget) -> Result<Keys, Unavailable
 
 pub(super) async fn refreshed(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
     let held_ms = state::with(app, |desks| desks.keys.as_of_ms());
-    match asked_for_kid(app, budget).await {
+    // What a slow registry may not use up: the time in which D1 answers.
+    let of_registry = budget.but(app.config.trust.timeout_ms);
+    match asked_for_kid(app, &of_registry).await {
         Ok(keys) => Ok(keys),
-        Err(unavailable) => later_in_d1(app, held_ms).await.ok_or(unavailable),
+        Err(unavailable) => later_in_d1(app, budget, held_ms).await.ok_or(unavailable),
     }
 }
 
-/// The keys in D1, where they are later than those held: another isolate may have asked before the registry went. In a
-/// time of its own, as a slow registry has used up the request's. While another request reads, this one looks again.
-async fn later_in_d1(app: &App, held_ms: Option<u64>) -> Option<Keys> {
-    let budget = Budget::new(app.now_ms(), app.config.trust.timeout_ms);
+/// The keys in D1, where they are later than those held: another isolate may have asked before the registry went.
+async fn later_in_d1(app: &App, budget: &Budget, held_ms: Option<u64>) -> Option<Keys> {
     while budget.remaining_ms(app.now_ms()) > 0 {
         if state::with(app, |desks| desks.keys.as_of_ms()) > held_ms {
-            return held(app, &budget).await.ok();
+            return held(app, budget).await.ok();
         }
-        if state::with(app, |desks| desks.keys.reads_durable_for_kid(app.now_ms())) {
-            let (copy, fetched_at_ms) = durable::read(app, &budget).await?;
-            return state::with(app, |desks| {
-                desks
-                    .keys
-                    .take_over_for_kid(Rc::new(copy), fetched_at_ms, app.now_ms())
-            });
+        match state::with(app, |desks| desks.keys.durable_for_kid(app.now_ms())) {
+            KidCopy::Read => {
+                let copy = durable::read(app, budget).await;
+                return state::with(app, |desks| {
+                    desks.keys.durable_was_read();
+                    let (copy, fetched_at_ms) = copy?;
+                    desks
+                        .keys
+                        .take_over_for_kid(Rc::new(copy), fetched_at_ms, app.now_ms())
+                });
+            }
+            KidCopy::BeingRead => clock::sleep_ms(LOOK_AGAIN_MS).await,
+            KidCopy::JustRead => return None,
         }
-        clock::sleep_ms(LOOK_AGAIN_MS).await;
     }
     None
 }

@@ -84,6 +84,17 @@ enum KidRefresh {
     Failed,
 }
 
+/// What to do about the copy in D1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KidCopy {
+    /// Read it.
+    Read,
+    /// Another request does: look again in `LOOK_AGAIN_MS`.
+    BeingRead,
+    /// It was, within `DURABLE_AGAIN_MS`: what is held is what there is.
+    JustRead,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct KeysDesk<V> {
@@ -91,7 +102,8 @@ pub struct KeysDesk<V> {
     slot: Slot<V>,
     circuit: Circuit,
     kid_refresh: Option<(u64, KidRefresh)>,
-    durable_for_kid_at_ms: Option<u64>,
+    /// When the copy in D1 was last read for a `kid`, and whether that is over.
+    durable_for_kid: Option<(u64, bool)>,
 }
 
 impl<V: Clone> KeysDesk<V> {
@@ -102,7 +114,7 @@ impl<V: Clone> KeysDesk<V> {
             slot: Slot::new(),
             circuit: Circuit::new(settings.circuit),
             kid_refresh: None,
-            durable_for_kid_at_ms: None,
+            durable_for_kid: None,
         }
     }
 
@@ -175,16 +187,29 @@ impl<V: Clone> KeysDesk<V> {
         }
     }
 
-    /// The registry could not be asked about a `kid`: whether the copy in D1 is worth reading for it now.
-    pub fn reads_durable_for_kid(&mut self, now_ms: u64) -> bool {
-        let read_lately = self
-            .durable_for_kid_at_ms
-            .and_then(|at_ms| now_ms.checked_sub(at_ms))
-            .is_some_and(|age_ms| age_ms < DURABLE_AGAIN_MS);
-        if !read_lately {
-            self.durable_for_kid_at_ms = Some(now_ms);
+    /// The registry could not be asked about a `kid`: whether the copy in D1 is worth reading for it now. Who is told
+    /// to read says by `durable_was_read` that it did.
+    pub fn durable_for_kid(&mut self, now_ms: u64) -> KidCopy {
+        let lately = self.durable_for_kid.filter(|(at_ms, _)| {
+            now_ms
+                .checked_sub(*at_ms)
+                .is_some_and(|age_ms| age_ms < DURABLE_AGAIN_MS)
+        });
+        match lately {
+            Some((_, true)) => KidCopy::JustRead,
+            Some((_, false)) => KidCopy::BeingRead,
+            None => {
+                self.durable_for_kid = Some((now_ms, false));
+                KidCopy::Read
+            }
         }
-        !read_lately
+    }
+
+    /// See `durable_for_kid`.
+    pub fn durable_was_read(&mut self) {
+        if let Some((_, over)) = &mut self.durable_for_kid {
+            *over = true;
+        }
     }
 
     /// That copy, as fetched at `fetched_at_ms`: what is held now, where it is later than what was held.

@@ -11,7 +11,7 @@ use crate::core::circuit::{FailureKind, Outcome, Permit};
 use crate::core::provenance::Source;
 use crate::core::registry::access::{self, AccessDecision, Keep, Question};
 use crate::core::registry::crl::{self, CrlDecision, Note};
-use crate::core::registry::keys::{KeysDecision, KidDecision};
+use crate::core::registry::keys::{KeysDecision, KidCopy, KidDecision};
 use crate::core::trust;
 
 const LOOK_AGAIN_MS: u64 = 250; // slower than the real ones, and as good here
@@ -140,16 +140,17 @@ impl Gate {
             if as_of_ms > held_ms {
                 return self.held_keys().await.ok();
             }
-            let reads = self
-                .isolate
-                .keys
-                .borrow_mut()
-                .reads_durable_for_kid(self.now_ms());
-            if reads {
-                let answered = self.world.ask_d1(D1_TIMEOUT_MS).await;
-                let (copy, at_ms) = self.world.d1_keys().filter(|_| answered)?;
-                let mut desk = self.isolate.keys.borrow_mut();
-                return desk.take_over_for_kid(copy, at_ms, self.now_ms());
+            let copy = self.isolate.keys.borrow_mut().durable_for_kid(self.now_ms());
+            match copy {
+                KidCopy::Read => {
+                    let answered = self.world.ask_d1(D1_TIMEOUT_MS).await;
+                    let mut desk = self.isolate.keys.borrow_mut();
+                    desk.durable_was_read();
+                    let (copy, at_ms) = self.world.d1_keys().filter(|_| answered)?;
+                    return desk.take_over_for_kid(copy, at_ms, self.now_ms());
+                }
+                KidCopy::BeingRead => {}
+                KidCopy::JustRead => return None,
             }
             self.world.sleep(LOOK_AGAIN_MS).await;
         }

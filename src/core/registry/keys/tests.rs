@@ -251,10 +251,18 @@ fn a_key_that_another_isolate_found_is_found_in_d1_where_the_registry_cannot_be_
         panic!("asked")
     };
     desk.answered(permit, now_ms, Err(FAILED), now_ms);
-    assert!(desk.reads_durable_for_kid(now_ms));
-    assert!(
-        !desk.reads_durable_for_kid(now_ms + DURABLE_AGAIN_MS - 1),
+    assert_eq!(desk.durable_for_kid(now_ms), KidCopy::Read);
+    let again_ms = now_ms + DURABLE_AGAIN_MS - 1;
+    assert_eq!(
+        desk.durable_for_kid(again_ms),
+        KidCopy::BeingRead,
         "a flood of kids"
+    );
+    desk.durable_was_read();
+    assert_eq!(
+        desk.durable_for_kid(again_ms),
+        KidCopy::JustRead,
+        "nobody waits for nothing"
     );
     assert_eq!(
         desk.take_over_for_kid("old", START, now_ms),
@@ -270,7 +278,7 @@ fn a_key_that_another_isolate_found_is_found_in_d1_where_the_registry_cannot_be_
         Some(("new", durable))
     );
     assert_eq!(served(desk.decide(false, now_ms)).0, "new");
-    assert!(desk.reads_durable_for_kid(now_ms + DURABLE_AGAIN_MS));
+    assert_eq!(desk.durable_for_kid(now_ms + DURABLE_AGAIN_MS), KidCopy::Read);
     let dead_ms = START + 50 * HOUR;
     assert_eq!(
         desk.take_over_for_kid("newer", START + 6 * SECOND, dead_ms),
