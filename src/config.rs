@@ -75,6 +75,8 @@ pub struct RegistrySettings {
     pub service_secret: Secret,
     /// A request's whole registry budget.
     pub budget_ms: u64,
+    /// How long a request that rests on a stale answer waits for the registry's word on it.
+    pub stale_wait_ms: u64,
     /// The circuits' figures.
     pub circuit: CircuitFigures,
     /// A refresh that was not answered is claimed anew after.

@@ -144,6 +144,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let service_id = self.required_secret("REGISTRY_INTERNAL_SERVICE_ID", 256);
         let service_secret = self.required_secret("REGISTRY_INTERNAL_SERVICE_SECRET", 1024);
         let budget_ms = self.int("REGISTRY_BUDGET_MS");
+        let stale_wait_ms = self.int("REGISTRY_STALE_WAIT_MS");
         let circuit = CircuitFigures {
             failures: self.int("REGISTRY_CIRCUIT_FAILURES") as u32,
             window_ms: self.int("REGISTRY_CIRCUIT_WINDOW_MS"),
@@ -176,6 +177,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             service_id: service_id?,
             service_secret: service_secret?,
             budget_ms,
+            stale_wait_ms,
             circuit,
             refresh_claim_ms,
             keys_fresh_ms,

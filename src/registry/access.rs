@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use futures_channel::oneshot;
 use serde::Serialize;
 use serde_json::json;
 
@@ -70,22 +71,30 @@ where
         desks.access.decide(&question, kept_at_ms, app.now_ms())
     }) {
         AccessDecision::Valid { provenance, refresh } => {
+            if let Some(permit) = refresh {
+                let (told, word) = oneshot::channel();
+                let (background, asking) = (app.clone(), asking());
+                app.wait_until(async move {
+                    let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
+                    let (answer, kept) = ask(&background, &budget, &asking, permit).await;
+                    // Nobody waits any more where it took too long.
+                    let _ = told.send(answer);
+                    if kept != Keep::Nothing {
+                        keep(kept).await;
+                    }
+                });
+                match super::word_in_time(app, word).await {
+                    Some(Answer::Valid) => return Ok(Provenance::NETWORK),
+                    Some(Answer::Invalid) => return Err(Refusal::AccessInvalid),
+                    Some(Answer::None(_)) | None => {}
+                }
+            }
             state::warn_if_stale(
                 app,
                 Dependency::Access,
                 provenance,
                 app.config.registry.access_fresh_ms,
             );
-            if let Some(permit) = refresh {
-                let (background, asking) = (app.clone(), asking());
-                app.wait_until(async move {
-                    let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
-                    let (_, told) = ask(&background, &budget, &asking, permit).await;
-                    if told != Keep::Nothing {
-                        keep(told).await;
-                    }
-                });
-            }
             Ok(provenance)
         }
         AccessDecision::Invalid => Err(Refusal::AccessInvalid),

@@ -3,6 +3,7 @@
 //! 401 and 403 mean that *our* credentials are wrong: an error line, and nobody's
 //! caller is refused for it. The circuit hears what DESIGN.md §4 says of them.
 
+use futures_channel::oneshot;
 use serde::Serialize;
 use serde_json::json;
 
@@ -100,13 +101,8 @@ pub async fn is_member(
             provenance,
             refresh,
         } => {
-            state::warn_if_stale(
-                app,
-                Dependency::Identity,
-                provenance,
-                app.config.registry.membership_fresh_ms,
-            );
             if let Some(permit) = refresh {
+                let (told, word) = oneshot::channel();
                 let (background, group, member) = (app.clone(), *group, member.clone());
                 app.wait_until(async move {
                     let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
@@ -114,10 +110,19 @@ pub async fn is_member(
                         group_id: group.to_string(),
                         member_agent_did: member.as_str(),
                     };
-                    // Its failure is in the log; what is held is served on.
-                    let _ = ask_membership(&background, &budget, &question, &body, permit).await;
+                    // Its failure is in the log; nobody waits any more where it took too long.
+                    let _ = told.send(ask_membership(&background, &budget, &question, &body, permit).await);
                 });
+                if let Some(Ok(is_member)) = super::word_in_time(app, word).await {
+                    return Ok((is_member, Provenance::NETWORK));
+                }
             }
+            state::warn_if_stale(
+                app,
+                Dependency::Identity,
+                provenance,
+                app.config.registry.membership_fresh_ms,
+            );
             Ok((value, provenance))
         }
         Decision::Ask(permit) => {

@@ -5,10 +5,13 @@
 //! (`client`), read the answer and hand it back: one file a dependency.
 //!
 //! * No borrow of the desks is held across an `await`.
-//! * Nobody waits for another request's call: a refresh is claimed, runs after the
-//!   answer of the request that claimed it (`wait_until`), and the others serve
+//! * Nobody waits for another request's call: a refresh is claimed, runs beside the
+//!   request that claimed it and past its answer (`wait_until`), and the others serve
 //!   what they have. Who must wait for somebody else's call looks again by its own
 //!   timer.
+//! * A decision about a caller is stale *only while the registry does not answer*: the
+//!   request that claimed its refresh waits `REGISTRY_STALE_WAIT_MS` for the registry's
+//!   word, which counts; without it, it serves what is stale.
 //! * A request's calls share one `Budget`; a refresh in the background has its own.
 
 pub mod access;
@@ -19,6 +22,10 @@ pub mod identity;
 pub mod keys;
 mod state;
 
+use futures_channel::oneshot;
+
+use crate::app::App;
+use crate::clock;
 use crate::core::pipeline::Refusal;
 
 /// What a caller is told to wait when a call failed and the circuit is still closed.
@@ -73,4 +80,11 @@ impl From<Unavailable> for Refusal {
             retry_after_s: unavailable.retry_after_s(),
         }
     }
+}
+
+/// What a refresh of this request's own says, if it says it soon enough to be waited for.
+async fn word_in_time<T>(app: &App, word: oneshot::Receiver<T>) -> Option<T> {
+    clock::within_ms(app.config.registry.stale_wait_ms, word)
+        .await?
+        .ok()
 }

@@ -51,6 +51,21 @@ test("the registry goes down after a first request: 1,000 of 1,000, and again af
       ["durable", undefined, "durable", "durable"]);
   }));
 
+test("what is stale does not outlast the registry's word: the very next request is refused", () =>
+  inWorld({ bindings: { ...STALE_AT_ONCE, GROUP_MEMBERSHIP_FRESH_MS: "1", REGISTRY_STALE_WAIT_MS: "5000" } }, async (world) => {
+    const [one, two] = await world.agents(2);
+    await pair(one, two);
+    const { groupId } = await world.registry("/dev/groups", { members: [one.agentDid, two.agentDid] });
+    const grouped = () => one.message(two, {}, { headers: { "x-claw-group-id": groupId } });
+    accepted(await grouped());
+    await world.registry("/dev/groups", { groupId, members: [one.agentDid] });
+    refused(await grouped(), 403, "PROXY_AUTH_FORBIDDEN");
+    accepted(await one.message(two, {}));
+    const { accessToken } = one;
+    await one.atRegistry("end-session", { event: false });
+    refused(await one.message(two, {}, { headers: { "x-claw-agent-access": accessToken } }), 401, "PROXY_AGENT_ACCESS_INVALID");
+  }));
+
 test("a slow registry: who is not cached fails within its 5 s, who is cached does not wait", () =>
   inWorld({ bindings: STALE_AT_ONCE }, async (world) => {
     const [cached, stranger] = await world.agents(2);
