@@ -131,6 +131,22 @@ impl App {
 }
 
 fn load(env: &Env) -> Result<Rc<Config>, Rc<Vec<Fault>>> {
-    let lookup = |name: &str| env.var(name).ok().map(|value| value.to_string());
-    Config::parse(lookup).map(Rc::new).map_err(Rc::new)
+    Config::parse(|name| variable(env, name))
+        .map(Rc::new)
+        .map_err(Rc::new)
+}
+
+/// A variable's text. `X = 5` and `X = true` in a deployment's file come as JSON, not as text, and count all the same;
+/// any other JSON is text that no setting takes, so that it is a fault and not overlooked.
+fn variable(env: &Env, name: &str) -> Option<String> {
+    let value = js_sys::Reflect::get(env, &name.into()).ok()?;
+    if value.is_undefined() || value.is_null() {
+        return None;
+    }
+    let text = value.as_string().or_else(|| {
+        js_sys::JSON::stringify(&value)
+            .ok()
+            .and_then(|text| text.as_string())
+    });
+    Some(text.unwrap_or_else(|| "{}".to_owned()))
 }

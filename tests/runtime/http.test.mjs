@@ -147,6 +147,13 @@ test("a fault in the settings answers every request, names every fault, and repe
     }
   }));
 
+test("settings that come as JSON count like those that come as text", () =>
+  withWorld({ bindings: { ALLOW_ALL_VERIFIED: true, RELAY_RETRY_MAX_ATTEMPTS: 0, RELAY_QUEUE_TTL_SECONDS: 60, CRL_STALE_BEHAVIOR: {} } },
+    async (own) => {
+      const { details } = refused(await own.send("GET", "/health"), 500, "CONFIG_VALIDATION_FAILED");
+      assert.deepEqual(Object.keys(details.fieldErrors).sort(), ["ALLOW_ALL_VERIFIED", "CRL_STALE_BEHAVIOR", "RELAY_RETRY_MAX_ATTEMPTS"]);
+    }));
+
 test("each request leaves one request.completed line, without its query's values or headers", async () => {
   const id = "completed-line-1";
   await world.send("GET", "/v1/time?secret=hush-hush", { headers: { "x-request-id": id, authorization: "Claw hush-hush" } });
