@@ -5,7 +5,9 @@
 
 use serde::Deserialize;
 
+use crate::protocol::did::AgentDid;
 use crate::protocol::revocation::{MAX_PAGE_ITEMS, Order, Subject};
+use crate::protocol::text::object;
 
 const MAX_REASON_CHARS: usize = 280;
 
@@ -52,7 +54,7 @@ impl LiftBody {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
         }
-        let raw: Self = serde_json::from_slice(body).map_err(|_| "the body must be {\"force\"?: boolean}")?;
+        let raw: Self = object(body).ok_or("the body must be {\"force\"?: boolean}")?;
         Ok(Self {
             reason: reason(raw.reason)?,
             ..raw
@@ -83,6 +85,21 @@ pub fn page_query<'a>(
     match (1..=MAX_PAGE_ITEMS as u64).contains(&limit) {
         true => Ok((since.unwrap_or(0), limit)),
         false => Err("limit is from 1 to 1000"),
+    }
+}
+
+/// The agent that `agentDid` names, if it is given.
+///
+/// # Errors
+/// What is wrong, for the operator.
+pub fn agent_query<'a>(
+    mut pairs: impl Iterator<Item = (impl AsRef<str> + 'a, impl AsRef<str> + 'a)>,
+) -> Result<Option<AgentDid>, &'static str> {
+    match pairs.find(|(name, _)| name.as_ref() == "agentDid") {
+        Some((_, text)) => AgentDid::parse(text.as_ref())
+            .map(Some)
+            .map_err(|_| "agentDid is not an agent's DID"),
+        None => Ok(None),
     }
 }
 
@@ -159,12 +176,22 @@ mod tests {
     }
 
     #[test]
+    fn a_status_is_of_one_agent_or_of_none() {
+        let ask = |text: &str| agent_query(url::form_urlencoded::parse(text.as_bytes()));
+        assert_eq!(ask("since=1"), Ok(None));
+        assert_eq!(ask(&format!("agentDid={}", agent(1))), Ok(Some(agent(1))));
+        assert!(ask("agentDid=").is_err());
+    }
+
+    #[test]
     fn a_lift_needs_no_body() {
         let body = |force| Ok(LiftBody { force, reason: None });
         assert_eq!(LiftBody::parse(b" "), body(false));
         assert_eq!(LiftBody::parse(b"{}"), body(false));
         assert_eq!(LiftBody::parse(br#"{"force":true}"#), body(true));
-        assert!(LiftBody::parse(br#"{"force":"yes"}"#).is_err());
+        for bad in [&br#"{"force":"yes"}"#[..], b"[true]", b"[]", b"null"] {
+            assert!(LiftBody::parse(bad).is_err());
+        }
     }
 
     #[test]

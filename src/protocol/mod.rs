@@ -23,7 +23,7 @@ pub mod profile;
 pub mod proof;
 pub mod receipt;
 pub mod revocation;
-mod text;
+pub(crate) mod text;
 pub mod ticket;
 pub mod time;
 

@@ -73,6 +73,9 @@ impl Session {
 
     /// `RelayCall::Inspect`.
     pub fn inspect(self: &Rc<Self>) -> Result<RelayReply, Failure> {
+        if self.is_unused()? {
+            return Ok(RelayReply::Status(SessionStatus::default()));
+        }
         self.step(|awake, moment| {
             let oldest = awake.queue.oldest_created_at_ms();
             Ok(RelayReply::Status(SessionStatus {

@@ -149,7 +149,7 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
                 Route::AdminList => admin::list::handle(app, incoming).await,
                 Route::AdminLift => admin::lift::handle(app, incoming).await,
                 Route::AdminReconcile => admin::reconcile::handle(app).await,
-                Route::AdminStatus => admin::status::handle(app).await,
+                Route::AdminStatus => admin::status::handle(app, incoming).await,
                 _ => Err(http::internal()),
             };
         }

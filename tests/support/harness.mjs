@@ -168,6 +168,13 @@ export class World {
   async wipe(binding, name) {
     await this.send("GET", `/__test/wipe?binding=${binding}&name=${encodeURIComponent(name)}`);
   }
+  /** The object dies at its next step (to its SQL storage, on a socket) but `at`. */
+  async dieAt(binding, name, at) {
+    await this.send("GET", `/__test/die?binding=${binding}&name=${encodeURIComponent(name)}&at=${at}`);
+  }
+  async hasDied() {
+    return (await this.send("GET", "/__test/died")).json;
+  }
   async runScheduled() {
     await this.send("GET", "/__test/scheduled");
   }
@@ -175,7 +182,7 @@ export class World {
   async database(is) {
     await this.send("GET", `/__test/database?is=${is}`);
   }
-  /** {database, trust: {admit: 3, …}}: questions to D1, calls to trust objects by name; since the start or a reset. */
+  /** {database, alarms, trust: {admit: 3, …}}: questions to D1, alarms, calls to trust objects by name; since the start or a reset. */
   async counts(reset = false) {
     return (await this.send("GET", `/__test/counts${reset ? "?reset" : ""}`)).json;
   }

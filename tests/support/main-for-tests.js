@@ -20,7 +20,7 @@ globalThis.Date = class extends RealDate {
 // How D1 is: "well", "fails" (every question is refused) or "hangs" (none is answered while the test runs).
 let database = "well";
 const HANG_MS = 120_000;
-const counts = { database: 0, trust: {} };
+const counts = { database: 0, alarms: 0, trust: {} };
 
 function unanswered() {
   if (database === "fails") return Promise.reject(new Error("D1_ERROR: told to fail"));
@@ -51,10 +51,54 @@ function withWatchedDatabase(env) {
   return env.DB === undefined ? env : { ...env, DB: watched(env.DB) };
 }
 
+// One object dies at one of its steps: what it asks of its SQL storage, and what it sends on a socket.
+let dying; // { id, stepsLeft, died }, where died is the ctx that did
+const ownerOf = new WeakMap(); // an object's SQL storage, or one of its sockets -> its ctx
+
+function step(ctx) {
+  if (!dying || ctx?.id.toString() !== dying.id) return;
+  if (!dying.died && dying.stepsLeft-- > 0) return;
+  if (!dying.died) {
+    dying.died = ctx;
+    // Not at once: that would end JavaScript in the middle of wasm, which no kill of an object does.
+    setTimeout(() => ctx.abort("killed at a step by a test"), 0);
+  }
+  if (dying.died === ctx) throw new Error("killed at a step by a test");
+}
+
+function watchSteps(ctx) {
+  ownerOf.set(ctx.storage.sql, ctx);
+  const storage = Object.getPrototypeOf(ctx.storage.sql);
+  if (storage.isWatched) return;
+  storage.isWatched = true;
+  const { exec } = storage;
+  storage.exec = function (...args) {
+    step(ownerOf.get(this));
+    return exec.apply(this, args);
+  };
+  const object = Object.getPrototypeOf(ctx);
+  const { acceptWebSocket, getWebSockets } = object;
+  object.acceptWebSocket = function (socket, ...args) {
+    ownerOf.set(socket, this);
+    return acceptWebSocket.call(this, socket, ...args);
+  };
+  object.getWebSockets = function (...args) {
+    const sockets = getWebSockets.apply(this, args);
+    for (const socket of sockets) ownerOf.set(socket, this);
+    return sockets;
+  };
+  const { send } = WebSocket.prototype;
+  WebSocket.prototype.send = function (...args) {
+    step(ownerOf.get(this));
+    return send.apply(this, args);
+  };
+}
+
 function withHooks(Built, count = () => {}) {
   return class extends Built {
     constructor(ctx, env) {
       super(ctx, withWatchedDatabase(env));
+      watchSteps(ctx);
     }
     async fetch(request) {
       const { pathname } = new URL(request.url);
@@ -70,6 +114,10 @@ function withHooks(Built, count = () => {}) {
         this.ctx.abort("wiped by a test");
       }
       return super.fetch(request);
+    }
+    alarm(info) {
+      counts.alarms += 1;
+      return super.alarm(info);
     }
   };
 }
@@ -97,13 +145,19 @@ export default {
     }
     if (url.pathname === "/__test/counts") {
       const seen = Response.json(counts);
-      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, trust: {} });
+      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, alarms: 0, trust: {} });
       return seen;
     }
     if (url.pathname === "/__test/scheduled") {
       await worker.scheduled({ cron: "*/15 * * * *", scheduledTime: Date.now() }, withWatchedDatabase(env), ctx);
       return new Response(null, { status: 204 });
     }
+    if (url.pathname === "/__test/die") {
+      const { binding, name, at } = Object.fromEntries(url.searchParams);
+      dying = { id: env[binding].idFromName(name).toString(), stepsLeft: Number(at) };
+      return new Response(null, { status: 204 });
+    }
+    if (url.pathname === "/__test/died") return Response.json(dying.died !== undefined);
     if (url.pathname === "/__test/abort" || url.pathname === "/__test/wipe") {
       const namespace = env[url.searchParams.get("binding")];
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));

@@ -216,7 +216,7 @@ pub struct FoundDelivery {
 }
 
 /// How a session is doing.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionStatus {
     /// Messages that wait or are in flight.

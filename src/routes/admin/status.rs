@@ -1,16 +1,24 @@
-//! `GET /admin/v1/status`: how the kill switch stands (WIRE.md §10).
+//! `GET /admin/v1/status?agentDid=`: how the kill switch stands (WIRE.md §10), and one agent where it is named.
 //!
-//! 503 `PROXY_REVOCATION_UNAVAILABLE` where the ledger cannot be read; 200.
+//! 400 `PROXY_ADMIN_INVALID_INPUT` where the DID cannot be read; 503 `PROXY_REVOCATION_UNAVAILABLE` where the ledger or
+//! one of the agent's objects does not answer; 200.
 
+use futures_util::future::join;
 use serde::Serialize;
 use worker::Response;
 
-use super::unavailable;
+use super::{bad_input, unavailable};
 use crate::app::{App, binding};
+use crate::core::admin::agent_query;
+use crate::core::admission::RevokedWhat;
 use crate::error::ApiError;
-use crate::http::json_response;
+use crate::http::{Incoming, json_response};
+use crate::protocol::did::AgentDid;
 use crate::protocol::time::iso_ms;
 use crate::registry;
+use crate::relay;
+use crate::relay::protocol::{RelayCall, RelayReply, SessionStatus};
+use crate::trust;
 use crate::trust::ledger::{feed, reconciliation};
 
 #[derive(Serialize)]
@@ -29,10 +37,37 @@ struct Status<'a> {
     reconciliation: reconciliation::State,
     feed_token_configured: bool,
     feed_stream_configured: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<AgentStatus>,
+}
+
+/// One agent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AgentStatus {
+    agent_did: AgentDid,
+    /// `agent` where it is revoked.
+    revoked: Option<RevokedWhat>,
+    /// The worst of the last hour, if its clock was off at all.
+    worst_clock_skew: Option<Skew>,
+    relay: SessionStatus,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Skew {
+    /// Seconds by which the proxy's clock was ahead of the agent's.
+    seconds: i64,
+    at: String,
 }
 
 /// See the module.
-pub async fn handle(app: &App) -> Result<Response, ApiError> {
+pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
+    let agent = agent_query(incoming.target.url.query_pairs()).map_err(bad_input)?;
+    let agent = match agent {
+        Some(agent) => Some(of_agent(app, agent).await?),
+        None => None,
+    };
     let latest = feed::latest(app)
         .await
         .map_err(|error| unavailable(app, &error))?;
@@ -50,6 +85,29 @@ pub async fn handle(app: &App) -> Result<Response, ApiError> {
         reconciliation: reconciliation.map_err(|error| unavailable(app, &error))?,
         feed_token_configured: app.config.feed_token.is_some(),
         feed_stream_configured: app.env.durable_object(binding::REVOCATION_FEED).is_ok(),
+        agent,
     };
     json_response(200, &status)
+}
+
+async fn of_agent(app: &App, agent: AgentDid) -> Result<AgentStatus, ApiError> {
+    let (standing, session) = join(
+        trust::client::check(app, &agent, None),
+        relay::client::call(app, &agent, RelayCall::Inspect),
+    )
+    .await;
+    let standing = standing.map_err(|error| unavailable(app, &error))?;
+    let relay = match session.map_err(|error| unavailable(app, &error))? {
+        RelayReply::Status(status) => status,
+        _ => return Err(unavailable(app, &"an answer to another question")),
+    };
+    Ok(AgentStatus {
+        agent_did: agent,
+        revoked: standing.revoked,
+        worst_clock_skew: standing.worst_skew.map(|worst| Skew {
+            seconds: worst.skew_s,
+            at: iso_ms(worst.at_ms),
+        }),
+        relay,
+    })
 }
