@@ -205,6 +205,12 @@ export class World {
     for (const agent of agents) Object.assign(agent, { proxyUrl: this.proxyUrl, registry: this.registry });
   }
 
+  /** CPU that the runtime has used, milliseconds, all of its threads that live (Linux). */
+  cpuMs() {
+    const threads = this.#runtimePids.flatMap((pid) => readdirSync(`/proc/${pid}/task`).map((id) => `/proc/${pid}/task/${id}/schedstat`));
+    return threads.reduce((sum, path) => sum + Number(readFileSync(path, "utf8").split(" ")[0]), 0) / 1e6;
+  }
+
   /** Ends the runtime, and fails where its log shows what no log may show. */
   async stop() {
     await this.#miniflare.dispose();
