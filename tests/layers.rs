@@ -17,30 +17,32 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("log", &["protocol", "clock"]),
     ("app", &["protocol", "core", "config", "log", "clock"]),
     ("http", &["protocol", "core", "error"]),
+    ("objects", &["core", "clock"]),
     ("guard", &["protocol", "core"]),
     (
         "registry",
         &[
-            "protocol", "core", "config", "error", "log", "clock", "app", "http",
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "objects",
         ],
     ),
     (
         "trust",
         &[
-            "protocol", "core", "config", "error", "log", "clock", "app", "http",
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "objects",
         ],
     ),
     (
         "relay",
         &[
-            "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "objects", "trust",
+            "registry",
         ],
     ),
     (
         "revocation",
         &[
-            "protocol", "core", "config", "error", "log", "clock", "app", "http", "trust", "registry",
-            "relay",
+            "protocol", "core", "config", "error", "log", "clock", "app", "http", "objects", "trust",
+            "registry", "relay",
         ],
     ),
     (
@@ -54,6 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "clock",
             "app",
             "http",
+            "objects",
             "trust",
             "registry",
             "relay",
@@ -71,6 +74,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "clock",
             "app",
             "http",
+            "objects",
             "trust",
             "registry",
             "relay",

@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod provenance;
 pub mod registry;
 pub mod relay_queue;
+pub mod retry;
 pub mod router;
 pub mod sign_in;
 pub mod trust;

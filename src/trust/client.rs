@@ -1,25 +1,22 @@
 //! Calls an agent's `ProxyTrustState`.
 //!
-//! A call takes `TRUST_STATE_TIMEOUT_MS` at most, retries included. What the platform calls retryable is tried again, with a
-//! fresh stub and the same body, so that an admission keeps its attempt id; nothing is tried again on an overloaded
-//! object (`refusals`). Without an answer the caller is refused with 503: replay protection is not optional (DESIGN.md
+//! A call takes `TRUST_STATE_TIMEOUT_MS` at most, retries included (`objects`): the same body again, so that an admission
+//! keeps its attempt id. Without an answer the caller is refused with 503: replay protection is not optional (DESIGN.md
 //! §4). Everyone who needs a trust object calls it through here.
 
 use std::cell::RefCell;
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use wasm_bindgen::JsValue;
-use worker::{Method, Request, RequestInit, Response};
 
 use crate::app::App;
-use crate::clock;
-use crate::core::admission::refusals::{CallFailure, Refusals, retry_pause_ms};
+use crate::core::admission::refusals::Refusals;
 use crate::core::admission::{
     AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, Generation, LiftRequest, RevokeReply,
     RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
+use crate::objects;
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -199,49 +196,9 @@ fn revoked_by(what: RevokedWhat) -> RevokedBy {
 
 async fn call<R: DeserializeOwned>(app: &App, agent: Ulid, call: &TrustCall) -> Result<R, TrustUnavailable> {
     let body = serde_json::to_string(call).map_err(|error| TrustUnavailable(error.to_string()))?;
-    let answer = clock::within_ms(app.config.trust.state_timeout_ms, answer_of(app, agent, &body)).await;
-    let text = answer.unwrap_or_else(|| Err(TrustUnavailable("no answer in time".into())))?;
+    let limit_ms = app.config.trust.state_timeout_ms;
+    let text = objects::post(limit_ms, CALL_URL, &body, || app.trust_object(agent))
+        .await
+        .map_err(|error| TrustUnavailable(error.to_string()))?;
     serde_json::from_str(&text).map_err(|_| TrustUnavailable("an answer that does not parse".into()))
-}
-
-async fn answer_of(app: &App, agent: Ulid, body: &str) -> Result<String, TrustUnavailable> {
-    let mut failures = 0;
-    loop {
-        let error = match try_once(app, agent, body).await {
-            Ok(mut response) if response.status_code() == 200 => {
-                return response
-                    .text()
-                    .await
-                    .map_err(|error| TrustUnavailable(error.to_string()));
-            }
-            Ok(response) => return Err(TrustUnavailable(format!("status {}", response.status_code()))),
-            Err(error) => error,
-        };
-        failures += 1;
-        let Some(pause_ms) = retry_pause_ms(failures, failure(&error)) else {
-            return Err(TrustUnavailable(error.to_string()));
-        };
-        clock::sleep_ms(pause_ms).await;
-    }
-}
-
-async fn try_once(app: &App, agent: Ulid, body: &str) -> worker::Result<Response> {
-    let mut init = RequestInit::new();
-    init.with_method(Method::Post)
-        .with_body(Some(JsValue::from_str(body)));
-    let request = Request::new_with_init(CALL_URL, &init)?;
-    // A stub whose object failed stays broken: each try takes a fresh one.
-    app.trust_object(agent)?.fetch_with_request(request).await
-}
-
-/// The flags are properties of the JavaScript error; what does not have them is not retryable.
-fn failure(error: &worker::Error) -> CallFailure {
-    let original = error.to_js_value();
-    let flag = |name: &str| {
-        js_sys::Reflect::get(&original, &JsValue::from_str(name)).is_ok_and(|value| value.is_truthy())
-    };
-    CallFailure {
-        retryable: flag("retryable"),
-        overloaded: flag("overloaded"),
-    }
 }

@@ -1,9 +1,7 @@
-//! What an isolate remembers and decides on its own about calls to trust objects.
+//! What an isolate remembers of what trust objects refused.
 //!
-//! - A revoked agent or token is remembered for `REVOKED_MEMORY_MS` (30 s), so that its next requests are refused without a hop (DESIGN.md
-//!   §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
-//! - Which failed calls are tried again: those the platform calls retryable, never on an overloaded object
-//!   (DESIGN.md §4), twice at most.
+//! A revoked agent or token is remembered for `REVOKED_MEMORY_MS` (30 s), so that its next requests are refused without a
+//! hop (DESIGN.md §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
 
 use std::num::NonZeroUsize;
 
@@ -14,8 +12,6 @@ use crate::protocol::ids::Ulid;
 
 /// How many are remembered, least recently used first out.
 const CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
-/// Pauses before the tries after the first.
-const RETRY_PAUSES_MS: [u64; 2] = [25, 100];
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
@@ -62,23 +58,6 @@ impl Refusals {
     }
 }
 
-/// What the platform says of a failed call to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallFailure {
-    /// The failure was on the way; the call may be made again.
-    pub retryable: bool,
-    /// The object has too much to do; another call makes it worse.
-    pub overloaded: bool,
-}
-
-/// The pause before the next try, where there may be one. `failures` counts the tries that failed so far.
-pub fn retry_pause_ms(failures: usize, failure: CallFailure) -> Option<u64> {
-    if !failure.retryable || failure.overloaded {
-        return None;
-    }
-    RETRY_PAUSES_MS.get(failures.checked_sub(1)?).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,27 +92,5 @@ mod tests {
             refusals.remember(RevokedWhat::Agent, Ulid::from_parts(n, [0; 10]), ulid(0), n);
         }
         assert_eq!(refusals.told_at_ms.len(), CAPACITY.get());
-    }
-
-    #[test]
-    fn only_what_the_platform_calls_retryable_is_tried_again_and_twice_at_most() {
-        let cases = [
-            (1, true, false, Some(25)),
-            (2, true, false, Some(100)),
-            (3, true, false, None),
-            (1, true, true, None),
-            (1, false, false, None),
-            (1, false, true, None),
-        ];
-        for (failures, retryable, overloaded, expect) in cases {
-            let got = retry_pause_ms(
-                failures,
-                CallFailure {
-                    retryable,
-                    overloaded,
-                },
-            );
-            assert_eq!(got, expect, "{failures} {retryable} {overloaded}");
-        }
     }
 }
