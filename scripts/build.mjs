@@ -92,7 +92,8 @@ function hashOf(paths) {
   return hash.digest("hex");
 }
 
-function targetDirectory() {
+/** Where cargo puts what it builds. */
+export function targetDirectory() {
   const asked = spawnSync("cargo", ["metadata", "--format-version=1", "--no-deps", "--locked"], { cwd: ROOT, encoding: "utf8" });
   if (asked.status !== 0) fail(`cargo cannot read the workspace: ${asked.stderr.trim()}`);
   return JSON.parse(asked.stdout).target_directory;

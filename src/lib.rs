@@ -13,6 +13,8 @@ pub mod error;
 pub mod guard;
 pub mod log;
 pub mod protocol;
+#[cfg(all(feature = "proxyctl", not(target_arch = "wasm32")))]
+pub mod proxyctl;
 
 #[cfg(target_arch = "wasm32")]
 mod app;

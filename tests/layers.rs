@@ -19,6 +19,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http", &["protocol", "core", "error"]),
     ("objects", &["core", "clock"]),
     ("guard", &["protocol", "core"]),
+    ("proxyctl", &["protocol", "guard"]),
+    // Programs: their processes and their terminals. They use the crate from outside.
+    ("bin", &[]),
     (
         "registry",
         &[

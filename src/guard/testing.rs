@@ -1,5 +1,7 @@
 //! For tests alone: an HTTP server of a few lines in this process, which answers as it is told, badly too.
 
+#![cfg_attr(not(feature = "proxyctl"), allow(dead_code))] // its tests ask for more than the guard's
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
@@ -8,6 +10,8 @@ use std::thread;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// `GET` or `POST`.
+    pub method: String,
     /// With its query.
     pub path: String,
     /// Names in lower case.
@@ -32,6 +36,8 @@ pub enum Reply {
     Whole(u16, &'static str, String),
     /// An event stream of these parts, until the sender is dropped.
     Stream(mpsc::Receiver<Vec<u8>>),
+    /// Closes the connection.
+    Nothing,
 }
 
 /// Serves each connection by `handle` on a thread of its own; the URL.
@@ -54,7 +60,8 @@ fn answer(mut stream: TcpStream, handle: &dyn Fn(Request) -> Reply) -> std::io::
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -65,6 +72,7 @@ fn answer(mut stream: TcpStream, handle: &dyn Fn(Request) -> Reply) -> std::io::
         }
     }
     let mut request = Request {
+        method,
         path,
         headers,
         body: String::new(),
@@ -98,5 +106,6 @@ fn answer(mut stream: TcpStream, handle: &dyn Fn(Request) -> Reply) -> std::io::
             }
             Ok(())
         }
+        Reply::Nothing => Ok(()),
     }
 }
