@@ -10,8 +10,8 @@ use futures_channel::oneshot;
 use serde_json::json;
 
 use super::protocol::{DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
+use super::rows::{First, KeptDelivery, NewDelivery, Outgoing};
 use super::session::{Awake, Failure, Moment, Session};
-use super::tables::{First, KeptDelivery, NewDelivery, Outgoing};
 use crate::clock;
 use crate::core::relay_queue::{DeadReason, Launch, Offer, Taken};
 use crate::protocol::did::AgentDid;

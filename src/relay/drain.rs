@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::rows::Outgoing;
 use super::session::{Awake, Failure, Moment, Session};
-use super::tables::Outgoing;
 use crate::app::App;
 use crate::clock;
 use crate::core::relay_queue::{Launch, Standing};
