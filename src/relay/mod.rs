@@ -2,7 +2,8 @@
 //!
 //! `core::relay_queue` decides what goes out and when; here that is asked, written to SQL and sent. `object` is the
 //! Durable Object, `session` its one way in (`step`), `deliver`, `drain`, `sockets`, `enqueue` and `receipts` are what
-//! can happen to it, `tables` and `receipt_tables` its SQL, `rows` their rows. `protocol` is what may be asked of it, `client` asks.
+//! can happen to it, `tables` and `receipt_tables` its SQL, `rows` their rows. `protocol` is what may be asked of it,
+//! `client` asks.
 
 pub mod client;
 mod deliver;

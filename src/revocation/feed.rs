@@ -8,9 +8,11 @@
 //! A stream that an agent opened ends when that agent or its token is revoked, or the token expires.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 
 use futures_channel::mpsc::{self, Receiver, Sender};
+use futures_util::future::{self, Either};
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use worker::{
@@ -89,36 +91,42 @@ struct Told {
 impl Told {
     /// The next piece of its stream; none where it is over.
     async fn next(mut self) -> Option<(worker::Result<Vec<u8>>, Self)> {
-        let mut quiet_ms = 0;
+        // Since the last piece was sent: pokes that bring nothing do not put the comment off.
+        let mut quiet = pin!(clock::sleep_ms(LOOK_EVERY_MS));
+        let mut is_quiet = !self.greeted;
         loop {
             if self.ended || self.listener.is_over(self.app.now_ms()) {
                 return None;
             }
-            let (text, pause_ms) = match feed::page(&self.app, self.listener.since, ITEMS_AT_ONCE).await {
+            let (text, failed) = match feed::page(&self.app, self.listener.since, ITEMS_AT_ONCE).await {
                 Ok(page) => {
                     self.ended = page.items.iter().any(|item| self.listener.is_ended_by(item));
                     self.listener.since = page.next;
-                    (page.items.iter().map(event).collect::<String>(), LOOK_EVERY_MS)
+                    (page.items.iter().map(event).collect::<String>(), false)
                 }
                 Err(error) => {
                     Log.warn(
                         "proxy.feed.ledger_unavailable",
                         json!({ "error": error.to_string() }),
                     );
-                    (String::new(), LOOK_AGAIN_MS)
+                    (String::new(), true)
                 }
             };
-            let alive = !self.greeted || quiet_ms >= LOOK_EVERY_MS;
             self.greeted = true;
             if !text.is_empty() {
                 return Some((Ok(text.into_bytes()), self));
             }
-            if alive {
+            if is_quiet {
                 return Some((Ok(ALIVE.into()), self));
             }
-            if clock::within_ms(pause_ms, self.woken.next()).await.is_none() {
-                quiet_ms += pause_ms;
-            }
+            let again = pin!(async {
+                match failed {
+                    true => clock::sleep_ms(LOOK_AGAIN_MS).await,
+                    false => future::pending().await,
+                }
+            });
+            let asked = future::select(self.woken.next(), again);
+            is_quiet = matches!(future::select(&mut quiet, asked).await, Either::Left(_));
         }
     }
 }

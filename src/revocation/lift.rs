@@ -17,7 +17,7 @@ use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::{Item, Source, Subject};
 use crate::relay;
-use crate::relay::protocol::RelayCall;
+use crate::relay::protocol::{RelayCall, RevokedSockets};
 use crate::trust::client;
 use crate::trust::ledger::{self, Standing};
 
@@ -55,24 +55,19 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
         return Ok(Lifted::NeedsForce(target.source));
     }
     let mut seqs = vec![seq];
+    let mut tokens: Vec<Ulid> = target.subject.jti().into_iter().collect();
     if let Subject::Agent { agent } = &target.subject {
-        if let Err(error) = reconcile::record_of_agent(app, agent).await {
-            let fields = json!({ "agentDid": agent.as_str(), "error": error.to_string() });
-            app.log.warn("proxy.revocation.lift_without_crl", fields);
-        }
-        seqs.extend(ledger::lift::companions(app, seq).await?);
+        reconcile::record_of_agent(app, agent).await?;
+        // Also what was lifted before: the last try may have ended here.
+        let (rows, of_agent): (Vec<u64>, Vec<Ulid>) =
+            ledger::lift::companions(app, seq).await?.into_iter().unzip();
+        seqs.extend(rows);
+        tokens.extend(of_agent);
     }
     let item = ledger::lift::write(app, &seqs, reason).await?;
     let item = item.ok_or_else(|| NotDone("the lift was not written".into()))?;
     super::feed::poke_later(app);
 
-    // Also of what was lifted before: the last try may have ended here.
-    let mut tokens = Vec::new();
-    for seq in &seqs {
-        if let Some((row, _)) = ledger::lift::find(app, *seq).await? {
-            tokens.extend(row.subject.jti());
-        }
-    }
     let owner = match (target.subject.agent(), target.subject.jti()) {
         (Some(agent), _) => Some(agent.clone()),
         (None, Some(jti)) => {
@@ -157,7 +152,13 @@ async fn tell(app: &App, agent: &AgentDid, standing: &Standing) -> Result<(), No
         tokens: of(true),
     };
     if revoke.revoke_agent || !revoke.tokens.is_empty() {
+        // A lift that had not seen it may have let a socket in meanwhile, and mail.
+        let which = match revoke.revoke_agent {
+            true => RevokedSockets::Agent,
+            false => RevokedSockets::Tokens(revoke.tokens.iter().map(|token| token.jti).collect()),
+        };
         client::revoke(app, revoke).await?;
+        relay::client::call(app, agent, RelayCall::RevokeSockets { which }).await?;
     }
     Ok(())
 }

@@ -6,8 +6,10 @@
 //! long list costs rows, not calls.
 //!
 //! A batch is written down as pending before it is begun, and the cursor moves when it is done: an interrupted run loses
-//! nothing, and the next goes on where it ended. A run does at most so much (`MAX_BATCHES`, `MAX_TOLD`) as one invocation
-//! may ask of D1 and of objects; what is left is the next run's.
+//! nothing, and the next goes on where it ended. A run that begins takes over from one that is underway: it does what was
+//! pending there once more, and the other, which keeps nothing from then on, ends at its next batch. So two that meet
+//! leave what one would. A run does at most so much (`MAX_BATCHES`, `MAX_TOLD`) as one invocation may ask of D1 and of
+//! objects; what is left is the next run's.
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -16,6 +18,7 @@ use serde_json::json;
 
 use super::NotDone;
 use super::apply::{AT_ONCE, Order, strike};
+use super::lift::settle;
 use crate::app::App;
 use crate::core::admission::{TokenRevocation, token_expiry_ms};
 use crate::core::budget::Budget;
@@ -33,7 +36,7 @@ const FETCH_TIMEOUT_MS: u64 = 20_000;
 const LOOK_UP: usize = 5_000;
 /// Tokens recorded by one statement; all of them may have agents to tell, by two calls each.
 const BATCH: usize = 200;
-/// Batches of one run, by four queries each, and agents told after which no further batch is begun: together fewer than
+/// Batches of one run, by five queries each at most, and agents told after which no further batch is begun: together fewer than
 /// the 1,000 subrequests that one invocation has.
 const MAX_BATCHES: usize = 60;
 const MAX_TOLD: usize = 100;
@@ -50,7 +53,7 @@ pub enum Outcome {
     NotModified,
     /// The registry has revoked nothing yet.
     Nothing,
-    /// There was more than one run does; the next one goes on.
+    /// There was more than one run does, or another run has begun: the next one goes on, or that one.
     Partial,
 }
 
@@ -87,73 +90,46 @@ pub async fn reconcile(app: &App) -> Result<Report, NotDone> {
     let started_at_ms = app.now_ms();
 
     let mut listing = Listing::default();
-    let tag = match fetch(app, tag, &mut listing).await? {
-        Whole::List { tag } => tag,
-        Whole::NotModified => {
-            let listed = before.listed;
-            return nothing_new(app, before, started_at_ms, Outcome::NotModified, listed).await;
-        }
-        Whole::Nothing => {
-            return nothing_new(app, State::default(), started_at_ms, Outcome::Nothing, 0).await;
-        }
+    let (outcome, tag) = match fetch(app, tag, &mut listing).await? {
+        Whole::List { tag } => (Outcome::Complete, tag),
+        Whole::Nothing => (Outcome::Nothing, None),
+        Whole::NotModified => return not_modified(app, before, started_at_ms).await,
     };
-
+    let listed = listing.len() as u64;
     let mut run = Run {
         app,
-        state: State {
-            started_at_ms,
-            finished_at_ms: None,
-            etag: None,
-            listed: listing.len() as u64,
-            added: 0,
-            ..before
-        },
+        state: reconciliation::begin(app, started_at_ms, listed).await?,
         told: 0,
     };
-    let complete = run.go_through(&mut listing).await?;
-    let mut state = run.state;
-    if complete {
-        state = State {
-            cursor: None,
-            etag: tag,
-            finished_at_ms: Some(app.now_ms()),
-            ..state
-        };
-    }
-    reconciliation::save(app, &state).await?;
-    let report = Report {
-        outcome: match complete {
-            true => Outcome::Complete,
-            false => Outcome::Partial,
-        },
-        listed: state.listed,
-        added: state.added,
-        told: run.told,
-    };
-    if state.added > 0 {
+    let result = run.go_through(&mut listing, tag).await;
+    if run.state.added > 0 {
         super::feed::poke(app).await;
     }
+    let report = Report {
+        outcome: match result? {
+            true => outcome,
+            false => Outcome::Partial,
+        },
+        listed,
+        added: run.state.added,
+        told: run.told,
+    };
     Ok(finished(app, report))
 }
 
-async fn nothing_new(
-    app: &App,
-    before: State,
-    started_at_ms: u64,
-    outcome: Outcome,
-    listed: u64,
-) -> Result<Report, NotDone> {
+async fn not_modified(app: &App, before: State, started_at_ms: u64) -> Result<Report, NotDone> {
+    let begun_at_ms = before.started_at_ms;
     let state = State {
         started_at_ms,
         finished_at_ms: Some(app.now_ms()),
-        listed,
         added: 0,
         ..before
     };
-    reconciliation::save(app, &state).await?;
+    // Where another run has begun meanwhile, that one says how things stand.
+    reconciliation::save(app, begun_at_ms, &state).await?;
     let report = Report {
-        outcome,
-        listed,
+        outcome: Outcome::NotModified,
+        listed: state.listed,
         added: 0,
         told: 0,
     };
@@ -161,11 +137,20 @@ async fn nothing_new(
 }
 
 /// Records the tokens of one agent that are listed because it was revoked, for whoever lifts that; they are not taken
-/// from it now.
+/// from it now. A registry that gives no list is a warning: the operator's switch works without it.
+///
+/// # Errors
+/// The ledger did not answer.
 pub(super) async fn record_of_agent(app: &App, agent: &AgentDid) -> Result<(), NotDone> {
     let mut listing = Listing::default();
-    if !matches!(fetch(app, None, &mut listing).await?, Whole::List { .. }) {
-        return Ok(());
+    match fetch(app, None, &mut listing).await {
+        Ok(Whole::List { .. }) => {}
+        Ok(Whole::Nothing | Whole::NotModified) => return Ok(()),
+        Err(error) => {
+            let fields = json!({ "agentDid": agent.as_str(), "error": error.to_string() });
+            app.log.warn("proxy.revocation.lift_without_crl", fields);
+            return Ok(());
+        }
     }
     let tokens = listing.tokens_after(None);
     let of_agent: Vec<ListedToken> = tokens
@@ -197,81 +182,117 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// False where it has done as much as one run may.
-    async fn go_through(&mut self, listing: &mut Listing) -> Result<bool, NotDone> {
+    /// False where it has done as much as one run may, or another has begun.
+    async fn go_through(&mut self, listing: &mut Listing, tag: Option<String>) -> Result<bool, NotDone> {
         let tokens = listing.tokens_after(self.state.cursor);
-        self.finish_pending(listing).await?;
+        if !self.finish_pending(listing).await? {
+            return Ok(false);
+        }
         let mut batches = 0;
         for block in tokens.chunks(LOOK_UP) {
             let lacking = reconciliation::lacking(self.app, block).await?;
             for batch in lacking.chunks(BATCH) {
                 if batches == MAX_BATCHES || self.told >= MAX_TOLD as u64 {
+                    self.keep().await?;
                     return Ok(false);
                 }
                 batches += 1;
-                self.bring(listing, batch).await?;
+                if !self.bring(listing, batch).await? {
+                    return Ok(false);
+                }
+                self.state.cursor = batch.last().copied();
             }
             self.state.cursor = block.last().copied();
         }
-        Ok(true)
+        self.state.cursor = None;
+        self.state.etag = tag;
+        self.state.finished_at_ms = Some(self.app.now_ms());
+        self.keep().await
     }
 
-    /// What the last run was at when it ended may be recorded and not yet taken from its agents.
-    async fn finish_pending(&mut self, listing: &Listing) -> Result<(), NotDone> {
-        let pending = std::mem::take(&mut self.state.pending);
-        if !pending.is_empty() {
-            self.tell(listing, &ledger::agents_of(self.app, &pending).await?)
-                .await?;
+    /// What the last run was at when it ended: recorded perhaps, and perhaps taken from some. What was lifted since then
+    /// stays so.
+    async fn finish_pending(&mut self, listing: &Listing) -> Result<bool, NotDone> {
+        if self.state.pending.is_empty() {
+            return Ok(true);
         }
-        Ok(())
+        let mut pending = std::mem::take(&mut self.state.pending);
+        let standing = ledger::standing(self.app, None, &pending).await?;
+        pending.retain(|jti| standing.tokens.get(jti).is_none_or(|(stands, _)| *stands));
+        self.bring(listing, &pending).await
     }
 
-    /// One batch: taken from those who have shown the tokens, recorded, looked at once more.
-    async fn bring(&mut self, listing: &Listing, batch: &[Ulid]) -> Result<(), NotDone> {
+    /// One batch: taken from those who have shown the tokens, recorded, looked at once more. False, and nothing done,
+    /// where another run has begun.
+    async fn bring(&mut self, listing: &Listing, batch: &[Ulid]) -> Result<bool, NotDone> {
         self.state.pending = batch.to_vec();
-        reconciliation::save(self.app, &self.state).await?;
-
+        if !self.keep().await? {
+            return Ok(false);
+        }
         let known = ledger::agents_of(self.app, batch).await?;
         self.tell(listing, &known).await?;
         let entries: Vec<ListedToken> = batch.iter().filter_map(|jti| listing.entry(jti)).collect();
         self.state.added += reconciliation::record(self.app, &entries).await?;
         let known_now = ledger::agents_of(self.app, batch).await?;
         let new: Vec<_> = known_now
-            .into_iter()
+            .iter()
             .filter(|found| !known.contains(found))
+            .cloned()
             .collect();
         self.tell(listing, &new).await?;
-
+        self.settle_lifted(&known_now).await?;
         self.state.pending.clear();
-        self.state.cursor = batch.last().copied();
+        Ok(true)
+    }
+
+    /// What an operator lifted while this took it away is given back.
+    async fn settle_lifted(&self, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let jtis: Vec<Ulid> = found.iter().map(|(jti, _)| *jti).collect();
+        let standing = ledger::standing(self.app, None, &jtis).await?;
+        for (jti, agent) in found {
+            if standing.tokens.get(jti).is_some_and(|(stands, _)| !stands) {
+                settle(self.app, agent, false, &[*jti]).await?;
+            }
+        }
         Ok(())
     }
 
+    /// Takes tokens from their agents. One that the list no longer names was named when it was recorded.
     async fn tell(&mut self, listing: &Listing, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
         let app = self.app;
-        let strikes = found.iter().filter_map(|(jti, agent)| {
-            let order = order(app, listing.entry(jti)?);
-            Some(async move { strike(app, &order, agent, false, &order.tokens).await })
+        let strikes = found.iter().map(|(jti, agent)| {
+            let order = order(app, *jti, agent, listing.entry(jti));
+            async move { strike(app, &order, agent, false, &order.tokens).await }
         });
         let results: Vec<_> = stream::iter(strikes).buffer_unordered(AT_ONCE).collect().await;
         self.told += results.len() as u64;
         results.into_iter().collect()
     }
+
+    /// Keeps where it stands; false where another run has begun.
+    async fn keep(&self) -> Result<bool, NotDone> {
+        Ok(reconciliation::save(self.app, self.state.started_at_ms, &self.state).await?)
+    }
 }
 
-fn order(app: &App, entry: ListedToken) -> Order {
+fn order(app: &App, jti: Ulid, agent: &AgentDid, entry: Option<ListedToken>) -> Order {
+    let now_ms = app.now_ms();
+    let listed_at_ms = entry.as_ref().map(|entry| entry.revoked_at_ms);
     Order {
-        agent: Some(entry.agent_did),
+        agent: Some(agent.clone()),
         revoke_agent: false,
         session_ended: false,
         tokens: vec![TokenRevocation {
-            jti: entry.jti,
-            expires_at_ms: token_expiry_ms(None, app.now_ms()),
+            jti,
+            expires_at_ms: token_expiry_ms(None, now_ms),
         }],
-        reason: entry.reason,
+        reason: entry.and_then(|entry| entry.reason),
         source: Source::Crl,
         event_id: None,
-        revoked_at_ms: entry.revoked_at_ms,
-        told_at_ms: Some(entry.revoked_at_ms),
+        revoked_at_ms: listed_at_ms.unwrap_or(now_ms),
+        told_at_ms: listed_at_ms,
     }
 }

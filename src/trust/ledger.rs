@@ -2,7 +2,11 @@
 //!
 //! The overlay kills, the ledger remembers (DESIGN.md §3). Every write is idempotent: the same event, however often and
 //! in whatever order, leaves one row for each thing it revokes; of two expiries of a token the later one stays; what an
-//! operator lifted, the same event does not revoke again. D1 has one writer at a time, so a row that can be read is never
+//! operator lifted, the same event does not revoke again.
+//!
+//! The feed's readers follow the numbers, and may drop a token when it expires. So a row that gets a later expiry gets a
+//! new number with it, the highest: it is still one row, and whoever has read it reads it again. A repeated event, and an
+//! expiry that is later than any token can live, change nothing. D1 has one writer at a time, so a row that can be read is never
 //! followed by one with a lower number.
 //!
 //! A revocation that names only a token must not be lost between "nobody has seen this token" and its first admission.
@@ -16,6 +20,7 @@ use serde::Deserialize;
 
 use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use crate::app::App;
+use crate::core::admission::overlay::UNKNOWN_EXPIRY_MS;
 use crate::core::admission::{LedgerAnswer, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -35,9 +40,30 @@ SELECT 'lifted', expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?
 const REMEMBER_TOKEN: &str =
     "INSERT INTO agent_tokens (jti, agent_did, expires_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
 
+/// An agent that an operator and the registry revoked is the registry's, whoever came first: its lift needs `force`, and
+/// holds against that event.
 const RECORD_ONE: &str = "
 INSERT INTO revocations (kind, agent_did, reason, source, event_id, revoked_at_ms, recorded_at_ms)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT (agent_did) WHERE kind = 'agent' AND lifted_by IS NULL DO UPDATE SET
+  source = excluded.source, event_id = excluded.event_id
+  WHERE revocations.source = 'operator' AND excluded.source <> 'operator' AND NOT EXISTS
+    (SELECT 1 FROM revocations AS told WHERE told.event_id = excluded.event_id AND told.kind = 'agent')
+ON CONFLICT DO NOTHING";
+
+/// An expiry this far ahead of its record is as late as any can be: the longest life of a token (WIRE.md §2), less what
+/// may pass between the reckoning and the record.
+const LATEST_EXPIRY_MS: u64 = UNKNOWN_EXPIRY_MS - 60_000;
+
+/// Tokens of these that stand with an earlier expiry. Each gets a number of its own above all others; gaps are nobody's.
+const EXTEND_TOKENS: &str = "
+UPDATE revocations SET expires_at_ms = named.expires_at_ms, recorded_at_ms = ?2,
+  seq = (SELECT MAX(seq) FROM revocations) + 1 + named.n
+FROM (SELECT key AS n, value ->> '$.jti' AS jti, value ->> '$.expires_at_ms' AS expires_at_ms FROM json_each(?1)) AS named
+WHERE revocations.kind = 'token' AND revocations.lifted_by IS NULL AND revocations.jti = named.jti
+  AND revocations.expires_at_ms < named.expires_at_ms
+  AND revocations.expires_at_ms < revocations.recorded_at_ms + ?3
+  AND (revocations.event_id IS NULL OR ?4 IS NULL OR revocations.event_id <> ?4)";
 
 const RECORD_TOKENS: &str = "
 INSERT INTO revocations
@@ -46,7 +72,6 @@ SELECT 'token', COALESCE(?1, (SELECT agent_did FROM agent_tokens WHERE agent_tok
   value ->> '$.jti', ?2, ?3, ?4, ?5, ?6, value ->> '$.expires_at_ms'
 FROM json_each(?7) WHERE true
 ON CONFLICT (jti) WHERE kind = 'token' AND lifted_by IS NULL DO UPDATE SET
-  expires_at_ms = MAX(expires_at_ms, excluded.expires_at_ms),
   agent_did = COALESCE(agent_did, excluded.agent_did)
 ON CONFLICT DO NOTHING";
 
@@ -176,6 +201,10 @@ pub async fn record(app: &App, entry: &Entry<'_>) -> Result<Recorded, DbError> {
     if !entry.tokens.is_empty() {
         let tokens =
             serde_json::to_string(entry.tokens).map_err(|error| DbError::Failed(error.to_string()))?;
+        let longest = number(LATEST_EXPIRY_MS);
+        let event_id = optional_text(entry.event_id);
+        let values = [text(&tokens), recorded_at.clone(), longest, event_id];
+        statements.push(Sql::new(EXTEND_TOKENS, values));
         let values = [
             optional_text(agent),
             optional_text(entry.reason),

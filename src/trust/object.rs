@@ -5,10 +5,10 @@
 //! platform makes the step's writes durable before it lets the answer out. After a storage error the machine is
 //! dropped and woken again from what is stored.
 //!
-//! The one thing waited for is the ledger, at a token's first sight (DESIGN.md §3), before the step. Expiry is one
-//! alarm per bucket, set only when none is pending.
+//! The one thing waited for is the ledger, at a token's first sight (DESIGN.md §3), before the step. A lift that comes
+//! meanwhile makes its word an old one: it is asked again. Expiry is one alarm per bucket, set only when none is pending.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use serde::Serialize;
 use serde_json::json;
@@ -32,6 +32,8 @@ pub struct ProxyTrustState {
     state: State,
     env: Env,
     awake: RefCell<Option<Awake>>,
+    /// How many lifts came since it woke.
+    lifts: Cell<u64>,
 }
 
 /// What is lost in an eviction and found again.
@@ -56,6 +58,7 @@ impl DurableObject for ProxyTrustState {
             state,
             env,
             awake: RefCell::new(None),
+            lifts: Cell::new(0),
         }
     }
 
@@ -97,6 +100,7 @@ impl ProxyTrustState {
                 self.step(&app, |machine, _| machine.revoke(&request, fresh))
             }
             TrustCall::Lift(request) => {
+                self.lifts.set(self.lifts.get().wrapping_add(1));
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.lift(&request, fresh))
             }
@@ -138,16 +142,21 @@ impl ProxyTrustState {
         if !self.with_awake(app, |awake, _| Ok(awake.machine.needs_ledger(jti)))? {
             return Ok(());
         }
-        match ledger::first_sight(app, agent, token).await {
-            Ok(answer) => {
-                let fresh = fresh(app)?;
-                self.with_awake(app, |awake, _| awake.machine.learn(token, answer, fresh))
-            }
-            Err(error) => {
-                let jti = jti.map(|jti| jti.to_string());
-                let fields = json!({ "agentDid": agent.as_str(), "jti": jti, "error": error.to_string() });
-                app.log.warn("proxy.trust.ledger_unavailable", fields);
-                Ok(())
+        loop {
+            let lifts = self.lifts.get();
+            match ledger::first_sight(app, agent, token).await {
+                Ok(_) if self.lifts.get() != lifts => {}
+                Ok(answer) => {
+                    let fresh = fresh(app)?;
+                    return self.with_awake(app, |awake, _| awake.machine.learn(token, answer, fresh));
+                }
+                Err(error) => {
+                    let jti = jti.map(|jti| jti.to_string());
+                    let fields =
+                        json!({ "agentDid": agent.as_str(), "jti": jti, "error": error.to_string() });
+                    app.log.warn("proxy.trust.ledger_unavailable", fields);
+                    return Ok(());
+                }
             }
         }
     }

@@ -72,6 +72,43 @@ test("pages from a number on, in bounds, with the latest number as tag", async (
   }
 });
 
+test("a later expiry of a token reaches the feed, under a new number, and once", async () => {
+  const [hour, jti, beside] = [3_600_000, ulid(), ulid()];
+  const { latest } = answered(await get("/v1/revocations"), 200);
+  const now = Date.now();
+  const events = {};
+  const tell = async (name, expiresAt) => {
+    events[name] ??= {
+      id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), data: { reason: "x", jtis: [beside, jti], expiresAt },
+    };
+    await world.enqueue(events[name]);
+    const marker = await world.agent(); // the queue has gone on, once this one is told
+    await world.enqueue({ ...events[name], id: ulid(), data: { agentDid: marker.agentDid, reason: "agent_revoked" } });
+    const items = async () => answered(await get(`/v1/revocations?since=${latest}`), 200).items;
+    await eventually(async () => (await items()).some((item) => item.agentDid === marker.agentDid), { what: "the marker" });
+    const found = (await items()).filter((each) => each.jti);
+    assert.deepEqual(found.map((each) => each.jti).sort(), [jti, beside].sort(), "each once");
+    return found.find((each) => each.jti === jti);
+  };
+  const first = await tell("an hour", now + hour);
+  assert.equal(first.expiresAt, now + hour);
+  const later = await tell("two hours", now + 2 * hour);
+  assert.equal(later.expiresAt, now + 2 * hour);
+  assert.ok(later.seq > first.seq);
+  for (const name of ["two hours", "an hour"]) assert.deepEqual(await tell(name), later, `${name}, again`);
+  assert.deepEqual(await tell("half an hour", now + hour / 2), later);
+
+  const asked = { kind: "token", jti };
+  const longest = answered(await revoke(asked), 201);
+  assert.ok(longest.seq > later.seq && longest.expiresAt > now + 89 * 24 * hour);
+  assert.deepEqual(answered(await revoke(asked), 200), longest);
+  assert.deepEqual(await tell("nobody knows when", undefined), longest);
+  const next = await revokeAgent(stranger());
+  assert.ok(next.seq > longest.seq);
+  const lift = await world.send("POST", `/admin/v1/revocations/${longest.seq}/lift`, { ...bearer(ADMIN), body: '{"force":true}' });
+  assert.equal(answered(lift, 201).jti, jti);
+});
+
 test("who may: the feed's bearer and known agents", async () => {
   const [known, peer, unknown] = await world.agents(3);
   await pair(known, peer);
@@ -143,6 +180,51 @@ test("a stream that an agent opened ends when the agent is revoked; others go on
   refused(await agent.get("/v1/events/revocations"), 401, "PROXY_AUTH_REVOKED");
   others.stop();
 });
+
+const EVERY_MS = 15_000;
+const SPEED = 100; // of timers: 15 s are 150 ms
+
+/** `run` with a world whose feed looks so much more often, and an open stream of it. */
+async function hurried(run) {
+  const own = await start({ bindings, hooks: true });
+  try {
+    await own.hurryTimers(SPEED);
+    const stream = await listen(undefined, undefined, own);
+    await eventually(() => stream.comments() > 0, { what: "the greeting" });
+    await run(own, stream, (agentDid, work) =>
+      own.send("POST", "/admin/v1/revocations", { ...bearer(ADMIN, { "x-request-id": work }), body: JSON.stringify({ kind: "agent", agentDid }) }));
+    stream.stop();
+  } finally {
+    await own.stop();
+  }
+}
+
+test("a lost poke costs a listener 15 s and nothing else", () =>
+  hurried(async (own, stream, take) => {
+    const work = "work:whose-poke-is-lost";
+    await own.lose(work, 4, "before");
+    const { seq } = answered(await take(stranger(), work), 201);
+    await stream.seen(seq);
+    assert.equal((await own.callsOf(work))[4], "feed /poke");
+    assert.equal(own.logged("proxy.feed.poke_lost").length, 1);
+    assert.deepEqual(stream.events.map((each) => each.item.seq), [seq]);
+  }));
+
+test("a comment every 15 s, no sooner, also where pokes come that bring nothing", () =>
+  hurried(async (own, stream, take) => {
+    const again = stranger();
+    const { seq } = answered(await take(again, "work:the-first"), 201);
+    await stream.seen(seq);
+    const [before, started] = [stream.comments(), performance.now()];
+    let pokes = 0;
+    for (; stream.comments() < before + 3; pokes++) {
+      answered(await take(again, `work:poke-${pokes}`), 200);
+      assert.ok(performance.now() - started < 8000, `${stream.comments() - before} comments beside ${pokes} pokes`);
+    }
+    const tookMs = performance.now() - started;
+    assert.ok(tookMs >= (2 * EVERY_MS) / SPEED, `three comments took ${tookMs} ms`);
+    assert.ok(pokes > 3 && stream.events.length === 1);
+  }));
 
 test("it resumes after a restart; without its object there is no stream and everything else", async () => {
   const own = await start({ bindings });

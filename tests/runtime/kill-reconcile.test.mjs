@@ -15,7 +15,9 @@ async function withWorld(run) {
   const world = await start({ hooks: true, bindings });
   try {
     await run(world, {
-      reconcile: () => world.send("POST", "/admin/v1/reconcile", { headers: { authorization: `Bearer ${ADMIN}` } }),
+      reconcile: (work) =>
+        world.send("POST", "/admin/v1/reconcile", { headers: { authorization: `Bearer ${ADMIN}`, ...(work && { "x-request-id": work }) } }),
+      state: () => world.db.prepare("SELECT * FROM reconciliation").first(),
       count: async (where = "1 = 1") => {
         const { results } = await world.db.prepare(`SELECT COUNT(*) AS n FROM revocations WHERE ${where}`).all();
         return results[0].n;
@@ -126,4 +128,68 @@ test("a run tells so many agents and no more; the next goes on", () =>
     }
     assert.deepEqual([outcome, told, await count()], ["complete", 110, 710]);
     for (const agent of agents) refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");
+  }));
+
+test("what was lifted while a run was interrupted stays lifted, and what the list no longer names is still taken", () =>
+  withWorld(async (world, { reconcile, state }) => {
+    const [lifted, dropped, other] = await world.agents(3);
+    for (const agent of [lifted, dropped]) admitted(await probe(agent));
+    await world.registry("/dev/crl", { jti: ulid(), agentDid: other.agentDid });
+    answered(await reconcile(), 200);
+    // As the run left it: both recorded, neither told; then an operator gave one back, and the list was cut.
+    const row = `INSERT INTO revocations (kind, agent_did, jti, source, revoked_at_ms, recorded_at_ms, expires_at_ms, lifted_by)
+      VALUES ('token', ?1, ?2, 'crl', 1, 1, ?3, ?4)`;
+    for (const [agent, by] of [[lifted, 999], [dropped, null]]) {
+      await world.db.prepare(row).bind(agent.agentDid, agent.aitJti, Date.now() + 3_600_000, by).run();
+    }
+    await world.db.prepare("UPDATE reconciliation SET pending = ?").bind(JSON.stringify([lifted.aitJti, dropped.aitJti])).run();
+    const socket = await lifted.connect();
+    assert.equal(answered(await reconcile(), 200).told, 1);
+    refused(await probe(dropped), 401, "PROXY_AUTH_REVOKED");
+    admitted(await probe(lifted));
+    socket.send({ type: "heartbeat" });
+    await socket.next("heartbeat_ack");
+    assert.equal((await state()).pending, null);
+  }));
+
+// A run's calls, where one token is lacking: state, begin, lacking, pending, agents, …
+const [BEGIN, PENDING, AGENTS] = [1, 3, 4];
+
+test("two runs at once: what the one dies of is the other's to finish", () =>
+  withWorld(async (world, { reconcile, state, count }) => {
+    const agent = await world.agent();
+    admitted(await probe(agent));
+    await world.registry("/dev/crl", { jti: agent.aitJti, agentDid: agent.agentDid });
+    await world.lose("work:slow-to-begin", BEGIN, "held");
+    const slow = reconcile("work:slow-to-begin");
+    await eventually(async () => (await world.callsOf("work:slow-to-begin")).length > BEGIN, { what: "the first run" });
+    await world.lose("work:dies", PENDING, "after");
+    refused(await reconcile("work:dies"), 503, "PROXY_REVOCATION_UNAVAILABLE");
+    // It recorded before it died, and told nobody.
+    await world.db.prepare(`INSERT INTO revocations (kind, agent_did, jti, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
+      VALUES ('token', ?1, ?2, 'crl', 1, 1, ?3)`).bind(agent.agentDid, agent.aitJti, Date.now() + 3_600_000).run();
+    admitted(await probe(agent));
+    await world.release("work:slow-to-begin");
+    assert.deepEqual(answered(await slow, 200), { outcome: "complete", listed: 1, added: 0, told: 1 });
+    refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");
+    assert.deepEqual([(await state()).pending, await count()], [null, 1]);
+  }));
+
+test("two runs at once: the later one takes over, the other ends and keeps nothing", () =>
+  withWorld(async (world, { reconcile, state, count }) => {
+    const agents = await world.agents(2);
+    for (const agent of agents) {
+      admitted(await probe(agent));
+      await world.registry("/dev/crl", { jti: agent.aitJti, agentDid: agent.agentDid });
+    }
+    await world.lose("work:earlier", AGENTS, "held");
+    const earlier = reconcile("work:earlier");
+    await eventually(async () => (await world.callsOf("work:earlier")).length > AGENTS, { what: "the earlier run" });
+    assert.deepEqual(answered(await reconcile("work:later"), 200), { outcome: "complete", listed: 2, added: 2, told: 2 });
+    for (const agent of agents) refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");
+    const left = await state();
+    await world.release("work:earlier");
+    assert.deepEqual(answered(await earlier, 200), { outcome: "partial", listed: 2, added: 0, told: 2 });
+    assert.deepEqual([await state(), await count()], [left, 2]);
+    assert.equal(left.cursor, null);
   }));

@@ -15,6 +15,7 @@ import { Agent, registryAt, send } from "./agent.mjs";
 /** The registry's origin as the proxy knows it. It has no port of that name: requests go to it by service. */
 export const ISSUER = "http://registry.test";
 export const AUTHORITY = "registry.test";
+const SECOND = "proxy-in-a-second-isolate";
 
 const DIRECT = [{ host: "127.0.0.1", port: 0 }];
 
@@ -37,7 +38,8 @@ const ROOMY = {
 
 /**
  * `bindings`: variables over those of wrangler.toml (undefined removes one). `consumer`: over the queues' consumer
- * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out.
+ * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out. `second`: the
+ * same worker once more, in an isolate of its own with the same objects and database, at `secondUrl`.
  */
 export async function start(options = {}) {
   const world = new World(options);
@@ -66,6 +68,7 @@ export class World {
     this.#runtimePids = runtimeChildren().filter((pid) => !before.has(pid));
     this.proxyUrl = (await this.#miniflare.unsafeGetDirectURL(PROXY)).href;
     this.registryUrl = (await this.#miniflare.unsafeGetDirectURL(REGISTRY)).href;
+    if (this.#options.second) this.secondUrl = (await this.#miniflare.unsafeGetDirectURL(SECOND)).href;
     this.registry = registryAt(this.registryUrl);
     if (!this.#options.without?.includes("DB")) {
       this.db = await this.#miniflare.getD1Database("DB", PROXY);
@@ -74,7 +77,7 @@ export class World {
   }
 
   #miniflareOptions() {
-    const { bindings, consumer = {}, hooks = false, without = [] } = this.#options;
+    const { bindings, consumer = {}, hooks = false, second = false, without = [] } = this.#options;
     const proxy = proxyWorker({
       bindings: { REGISTRY_URL: ISSUER, ...ROOMY, ...bindings },
       extraMain: hooks ? readFileSync(join(ROOT, "tests/support/main-for-tests.js"), "utf8") : undefined,
@@ -88,6 +91,7 @@ export class World {
     for (const kind of ["durableObjects", "d1Databases", "queueProducers"]) {
       for (const name of without) delete proxy[kind][name];
     }
+    const elsewhere = Object.entries(proxy.durableObjects).map(([name, made]) => [name, { ...made, scriptName: PROXY }]);
     return {
       ...persistUnder(this.#directory),
       host: "127.0.0.1",
@@ -98,6 +102,9 @@ export class World {
       workers: [
         proxy,
         registry,
+        ...(second
+          ? [{ ...proxy, name: SECOND, durableObjects: Object.fromEntries(elsewhere), queueConsumers: {} }]
+          : []),
         {
           name: "dead-letters",
           compatibilityDate: proxy.compatibilityDate,
@@ -158,9 +165,9 @@ export class World {
     return this.registry("/dev/counters", { reset });
   }
 
-  // The six below need `hooks`.
+  // Those below need `hooks`.
   async moveClock(offsetMs) {
-    await this.send("GET", `/__test/clock?offsetMs=${offsetMs}`);
+    for (const url of [this.proxyUrl, this.secondUrl]) if (url) await send(url, "GET", `/__test/clock?offsetMs=${offsetMs}`);
   }
   async evict(binding, name) {
     await this.send("GET", `/__test/abort?binding=${binding}&name=${encodeURIComponent(name)}`);
@@ -177,6 +184,26 @@ export class World {
   }
   async runScheduled() {
     await this.send("GET", "/__test/scheduled");
+  }
+  /** The worker's and its objects' timers go so many times faster; its clock, alarms and queues do not. */
+  async hurryTimers(speed) {
+    await this.send("GET", `/__test/timers?speed=${speed}`);
+  }
+  /**
+   * A piece of work is what the request of this id, or the event of this id, asks of the worker; of its calls to D1 and to
+   * objects the one numbered `at` (from 0) is lost, "before" it was done or "after"; or it is "held" back until
+   * `release`, or only its answer is ("late"). An event needs `maxBatchSize: 1`. What an agent's trust object asks of D1 is
+   * the work `trust:<ULID>`.
+   */
+  async lose(work, at, when) {
+    await this.send("GET", `/__test/lose?of=${work}&at=${at}&when=${when}`);
+  }
+  async release(work) {
+    await this.send("GET", `/__test/release?of=${work}`);
+  }
+  /** The calls of a piece of work so far, by name. */
+  async callsOf(work) {
+    return (await this.send("GET", `/__test/calls?of=${work}`)).json;
   }
   /** D1 "well", "fails" or "hangs", for the worker and its objects; `world.db` itself is always well. */
   async database(is) {

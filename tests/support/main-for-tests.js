@@ -1,6 +1,7 @@
 // The main module of the worker under test, where a test asks for it (`hooks: true`): the real one, and a way to do to
-// it what the platform does: move the clock, evict an object, lose its storage, lose the database. It counts what goes
-// to the trust objects and to the database. Never part of a deployed build.
+// it what the platform does: move the clock, hurry its timers, evict an object, lose its storage, lose the database, lose
+// one call of one piece of work. It counts what goes to the trust objects and to the database. Never part of a deployed
+// build.
 import worker, * as built from "./index.js";
 
 const RealDate = Date;
@@ -17,6 +18,11 @@ globalThis.Date = class extends RealDate {
   }
 };
 
+// Timers go so many times faster than they were asked to; the clock stays.
+const realSetTimeout = globalThis.setTimeout;
+let timersSpeed = 1;
+globalThis.setTimeout = (act, ms = 0, ...args) => realSetTimeout(act, ms / timersSpeed, ...args);
+
 // How D1 is: "well", "fails" (every question is refused) or "hangs" (none is answered while the test runs).
 let database = "well";
 const HANG_MS = 120_000;
@@ -24,22 +30,23 @@ const counts = { database: 0, alarms: 0, trust: {} };
 
 function unanswered() {
   if (database === "fails") return Promise.reject(new Error("D1_ERROR: told to fail"));
-  return new Promise((_, reject) => setTimeout(() => reject(new Error("D1_ERROR: told to hang")), HANG_MS));
+  return new Promise((_, reject) => realSetTimeout(() => reject(new Error("D1_ERROR: told to hang")), HANG_MS));
 }
 
 // A statement or the database itself. D1 fails where it is asked to run something, never where that is prepared.
 const originals = new WeakMap();
-function watched(target) {
+function watched(target, made = (_, run) => run()) {
   const proxy = new Proxy(target, {
     get(_, name) {
       const member = target[name];
       if (typeof member !== "function" || name === "constructor") return member;
-      if (name === "prepare" || name === "bind") return (...args) => watched(member.apply(target, args));
+      if (name === "prepare" || name === "bind") return (...args) => watched(member.apply(target, args), made);
       if (!["batch", "exec", "first", "run", "all", "raw"].includes(name)) return member.bind(target);
       return (...args) => {
         counts.database += 1;
         if (database !== "well") return unanswered();
-        return member.apply(target, name === "batch" ? [args[0].map((statement) => originals.get(statement))] : args);
+        const of = name === "batch" ? [args[0].map((statement) => originals.get(statement))] : args;
+        return made("D1", () => member.apply(target, of));
       };
     },
   });
@@ -47,8 +54,61 @@ function watched(target) {
   return proxy;
 }
 
-function withWatchedDatabase(env) {
-  return env.DB === undefined ? env : { ...env, DB: watched(env.DB) };
+function withWatchedDatabase(env, made) {
+  return env.DB === undefined ? env : { ...env, DB: watched(env.DB, made) };
+}
+
+// A piece of work is what one request, or the only message of a batch, asks of the entry point: named by the request's
+// id, or the event's. Its calls to the database and to objects are numbered over all its tries; `losses` says of which
+// one nothing arrives ("before"), the answer is lost ("after"), or which is "held" back, or done and its answer held back
+// ("late"). Objects' own calls are not among them; those of an agent's trust object are the work `trust:<ULID>`.
+const works = new Map();
+const losses = new Map();
+
+function callsOf(work) {
+  if (!works.has(work)) works.set(work, []);
+  const calls = works.get(work);
+  return async (name, run) => {
+    const at = calls.push(name) - 1;
+    const released = async (when) => {
+      const isHeld = () => losses.get(work)?.at === at && losses.get(work).when === when;
+      while (isHeld()) await new Promise((resolve) => realSetTimeout(resolve, 5));
+    };
+    await released("held");
+    const loss = losses.get(work);
+    if (loss?.at !== at) return run();
+    if (loss.when === "late") {
+      const answer = await run();
+      await released("late");
+      return answer;
+    }
+    if (loss.when === "after") await run();
+    throw new Error(`${name} was lost ${loss.when} it was done`);
+  };
+}
+
+// A call is a JSON enum: a word, or an object with one field that names it.
+const only = (enumerated) => (typeof enumerated === "string" ? enumerated : Object.keys(enumerated)[0]);
+const OBJECTS = { PROXY_TRUST_STATE: "trust", AGENT_RELAY_SESSION: "relay", REVOCATION_FEED: "feed" };
+
+function watchedObjects(namespace, kind, made) {
+  const wrap = (target, members) =>
+    new Proxy(target, {
+      get(_, name) {
+        if (Object.hasOwn(members, name)) return members[name];
+        const member = target[name];
+        return typeof member !== "function" || name === "constructor" ? member : member.bind(target);
+      },
+    });
+  const stub = (target) =>
+    wrap(target, {
+      async fetch(request) {
+        const { pathname } = new URL(request.url ?? request);
+        const body = pathname === "/call" ? JSON.parse(await request.clone().text()) : undefined;
+        return made(`${kind} ${body ? only(body.call ?? body) : pathname}`, () => target.fetch(request));
+      },
+    });
+  return wrap(namespace, { getByName: (name) => stub(namespace.getByName(name)) });
 }
 
 // One object dies at one of its steps: what it asks of its SQL storage, and what it sends on a socket.
@@ -94,17 +154,37 @@ function watchSteps(ctx) {
   };
 }
 
-function withHooks(Built, count = () => {}) {
+function withWatchedCalls(env, work) {
+  if (!work) return withWatchedDatabase(env);
+  const made = callsOf(work);
+  const watchedEnv = withWatchedDatabase(env, made);
+  for (const [binding, kind] of Object.entries(OBJECTS)) {
+    if (env[binding]) watchedEnv[binding] = watchedObjects(env[binding], kind, made);
+  }
+  return watchedEnv;
+}
+
+function onlyEventOf({ messages }) {
+  try {
+    return messages.length === 1 ? JSON.parse(messages[0].body).id : undefined;
+  } catch {
+    return undefined; // what is no event has no calls to lose
+  }
+}
+
+function withHooks(Built, told = () => undefined) {
   return class extends Built {
     constructor(ctx, env) {
-      super(ctx, withWatchedDatabase(env));
+      const own = {};
+      super(ctx, withWatchedDatabase(env, (name, run) => (own.work ? callsOf(own.work)(name, run) : run())));
+      this.own = own;
       watchSteps(ctx);
     }
     async fetch(request) {
       const { pathname } = new URL(request.url);
       if (pathname === "/call") {
         const body = await request.text();
-        count(JSON.parse(body));
+        this.own.work = told(JSON.parse(body));
         request = new Request(request.url, { method: "POST", body });
       }
       if (pathname === "/__test/abort") this.ctx.abort("evicted by a test");
@@ -122,12 +202,12 @@ function withHooks(Built, count = () => {}) {
   };
 }
 
-// A call is a JSON enum: a word, or an object with one field that names it.
-const countTrust = (call) => {
-  const name = typeof call === "string" ? call : Object.keys(call)[0];
+const toldTrust = (call) => {
+  const name = only(call);
   counts.trust[name] = (counts.trust[name] ?? 0) + 1;
+  return `trust:${call[name].agent.split(":").at(-1)}`;
 };
-export const ProxyTrustState = withHooks(built.ProxyTrustState, countTrust);
+export const ProxyTrustState = withHooks(built.ProxyTrustState, toldTrust);
 export const AgentRelaySession = withHooks(built.AgentRelaySession);
 export const RevocationFeed = withHooks(built.RevocationFeed);
 
@@ -139,6 +219,19 @@ export default {
       offsetMs = Number(url.searchParams.get("offsetMs"));
       return new Response(null, { status: 204 });
     }
+    if (url.pathname === "/__test/timers") {
+      timersSpeed = Number(url.searchParams.get("speed"));
+      return new Response(null, { status: 204 });
+    }
+    if (url.pathname === "/__test/lose") {
+      losses.set(url.searchParams.get("of"), { at: Number(url.searchParams.get("at")), when: url.searchParams.get("when") });
+      return new Response(null, { status: 204 });
+    }
+    if (url.pathname === "/__test/release") {
+      losses.delete(url.searchParams.get("of"));
+      return new Response(null, { status: 204 });
+    }
+    if (url.pathname === "/__test/calls") return Response.json(works.get(url.searchParams.get("of")) ?? []);
     if (url.pathname === "/__test/database") {
       database = url.searchParams.get("is");
       return new Response(null, { status: 204 });
@@ -164,7 +257,7 @@ export default {
       await stub.fetch(`https://object${url.pathname}`).catch(() => {}); // the abort is its answer
       return new Response(null, { status: 204 });
     }
-    return worker.fetch(request, withWatchedDatabase(env), ctx);
+    return worker.fetch(request, withWatchedCalls(env, request.headers.get("x-request-id")), ctx);
   },
-  queue: (batch, env, ctx) => worker.queue(batch, withWatchedDatabase(env), ctx),
+  queue: (batch, env, ctx) => worker.queue(batch, withWatchedCalls(env, onlyEventOf(batch)), ctx),
 };

@@ -6,6 +6,7 @@ use wasm_bindgen::JsValue;
 use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query};
 use super::feed::Row;
 use crate::app::App;
+use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Item;
 
 const TARGET: &str = "
@@ -15,10 +16,16 @@ const LIFT_OF: &str = "
 SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
 WHERE kind = 'lift' AND lifts = ?1";
 
-/// The rows of tokens that were revoked with their agent: by the same event, or listed because of it.
+/// The rows of tokens that were revoked with their agent: by the same event, or listed because of it. Also those that
+/// were lifted already: the last try may have ended after that. Each part names its rows as its index does.
 const COMPANIONS: &str = "
-SELECT token.seq FROM revocations AS agent JOIN revocations AS token
+SELECT token.seq, token.jti FROM revocations AS agent JOIN revocations AS token
   ON token.kind = 'token' AND token.lifted_by IS NULL AND token.agent_did = agent.agent_did
+WHERE agent.seq = ?1 AND agent.kind = 'agent'
+  AND (token.event_id = agent.event_id OR (token.source = 'crl' AND token.reason = 'agent_revoked'))
+UNION ALL
+SELECT token.seq, token.jti FROM revocations AS agent JOIN revocations AS token
+  ON token.kind = 'token' AND token.lifted_by IS NOT NULL AND token.agent_did = agent.agent_did
 WHERE agent.seq = ?1 AND agent.kind = 'agent'
   AND (token.event_id = agent.event_id OR (token.source = 'crl' AND token.reason = 'agent_revoked'))";
 
@@ -49,14 +56,15 @@ pub async fn find(app: &App, seq: u64) -> Result<Option<(Item, Option<Item>)>, D
     }
 }
 
-/// The numbers of the rows that stand and fall with an agent's.
+/// The numbers and tokens of the rows that stand and fall with an agent's.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn companions(app: &App, seq: u64) -> Result<Vec<u64>, DbError> {
+pub async fn companions(app: &App, seq: u64) -> Result<Vec<(u64, Ulid)>, DbError> {
     #[derive(Deserialize)]
     struct Found {
         seq: f64,
+        jti: Ulid,
     }
 
     let rows: Vec<Found> = query(
@@ -65,7 +73,7 @@ pub async fn companions(app: &App, seq: u64) -> Result<Vec<u64>, DbError> {
         Sql::new(COMPANIONS, [number(seq)]),
     )
     .await?;
-    Ok(rows.into_iter().map(|row| row.seq as u64).collect())
+    Ok(rows.into_iter().map(|row| (row.seq as u64, row.jti)).collect())
 }
 
 /// Lifts rows, each once, in one transaction. Returns the lift of the first of them.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
+use super::super::d1::{DbError, Sql, number, optional_text, query, text};
 use super::json_of;
 use crate::app::App;
 use crate::core::admission::overlay::UNKNOWN_EXPIRY_MS;
@@ -31,12 +31,17 @@ ON CONFLICT DO NOTHING RETURNING seq";
 const LOAD: &str = "
 SELECT cursor, pending, etag, started_at_ms, finished_at_ms, listed, added FROM reconciliation WHERE id = 1";
 
+/// Whatever run was underway has this one after it, which has another number, whatever the clock says.
+const BEGIN: &str = "
+INSERT INTO reconciliation (id, started_at_ms, listed, added) VALUES (1, ?1, ?2, 0)
+ON CONFLICT (id) DO UPDATE SET started_at_ms = MAX(excluded.started_at_ms, started_at_ms + 1), finished_at_ms = NULL,
+  etag = NULL, listed = excluded.listed, added = 0
+RETURNING cursor, pending, etag, started_at_ms, finished_at_ms, listed, added";
+
 const SAVE: &str = "
-INSERT INTO reconciliation (id, cursor, pending, etag, started_at_ms, finished_at_ms, listed, added)
-VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)
-ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor, pending = excluded.pending, etag = excluded.etag,
-  started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms,
-  listed = excluded.listed, added = excluded.added";
+UPDATE reconciliation SET cursor = ?1, pending = ?2, etag = ?3, started_at_ms = ?4, finished_at_ms = ?5,
+  listed = ?6, added = ?7
+WHERE id = 1 AND started_at_ms = ?8 RETURNING id";
 
 /// Where it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -50,7 +55,7 @@ pub struct State {
     /// Of the list that was gone through whole.
     #[serde(skip)]
     pub etag: Option<String>,
-    /// Of the last run, Unix milliseconds.
+    /// Of the last run, Unix milliseconds; no two runs have the same.
     pub started_at_ms: u64,
     /// Of the last run, where it went through the whole list.
     pub finished_at_ms: Option<u64>,
@@ -98,39 +103,30 @@ pub async fn record(app: &App, tokens: &[ListedToken]) -> Result<u64, DbError> {
 /// # Errors
 /// D1 gave no answer.
 pub async fn load(app: &App) -> Result<State, DbError> {
-    #[derive(Deserialize)]
-    struct Row {
-        cursor: Option<Ulid>,
-        pending: Option<String>,
-        etag: Option<String>,
-        started_at_ms: f64,
-        finished_at_ms: Option<f64>,
-        listed: f64,
-        added: f64,
-    }
-
-    let results = batch(app, TIMEOUT_MS, vec![Sql::new(LOAD, [])]).await?;
-    let Some(row) = d1::rows::<Row>(&results, 0)?.pop() else {
-        return Ok(State::default());
-    };
-    let pending = row.pending.as_deref().map(serde_json::from_str);
-    Ok(State {
-        cursor: row.cursor,
-        // Ours, written as it is read; one that does not parse costs a look at the next run's own tokens, no more.
-        pending: pending.and_then(Result::ok).unwrap_or_default(),
-        etag: row.etag,
-        started_at_ms: row.started_at_ms as u64,
-        finished_at_ms: row.finished_at_ms.map(|at_ms| at_ms as u64),
-        listed: row.listed as u64,
-        added: row.added as u64,
-    })
+    state_of(app, Sql::new(LOAD, [])).await
 }
 
-/// Keeps where it stands.
+/// Begins a run over a list of so many entries: from here on, no earlier run keeps anything. What that run left (cursor,
+/// pending) is this one's.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn save(app: &App, state: &State) -> Result<(), DbError> {
+pub async fn begin(app: &App, now_ms: u64, listed: u64) -> Result<State, DbError> {
+    state_of(app, Sql::new(BEGIN, [number(now_ms), number(listed)])).await
+}
+
+/// Keeps where it stands, unless a later run than the one that began at `begun_at_ms` has begun; says whether it was
+/// kept.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn save(app: &App, begun_at_ms: u64, state: &State) -> Result<bool, DbError> {
+    #[derive(Deserialize)]
+    struct Kept {
+        #[allow(dead_code)] // only whether there is one is asked for
+        id: f64,
+    }
+
     let cursor = state.cursor.map(|jti| jti.to_string());
     let pending = match state.pending.is_empty() {
         true => None,
@@ -144,8 +140,36 @@ pub async fn save(app: &App, state: &State) -> Result<(), DbError> {
         state.finished_at_ms.map_or(wasm_bindgen::JsValue::NULL, number),
         number(state.listed),
         number(state.added),
+        number(begun_at_ms),
     ];
-    batch(app, TIMEOUT_MS, vec![Sql::new(SAVE, values)])
-        .await
-        .map(|_| ())
+    let kept: Vec<Kept> = query(app, TIMEOUT_MS, Sql::new(SAVE, values)).await?;
+    Ok(!kept.is_empty())
+}
+
+async fn state_of(app: &App, sql: Sql<'_>) -> Result<State, DbError> {
+    #[derive(Deserialize)]
+    struct Row {
+        cursor: Option<Ulid>,
+        pending: Option<String>,
+        etag: Option<String>,
+        started_at_ms: f64,
+        finished_at_ms: Option<f64>,
+        listed: f64,
+        added: f64,
+    }
+
+    let Some(row) = query::<Row>(app, TIMEOUT_MS, sql).await?.pop() else {
+        return Ok(State::default());
+    };
+    let pending = row.pending.as_deref().map(serde_json::from_str);
+    Ok(State {
+        cursor: row.cursor,
+        // Ours, written as it is read; one that does not parse costs a look at the next run's own tokens, no more.
+        pending: pending.and_then(Result::ok).unwrap_or_default(),
+        etag: row.etag,
+        started_at_ms: row.started_at_ms as u64,
+        finished_at_ms: row.finished_at_ms.map(|at_ms| at_ms as u64),
+        listed: row.listed as u64,
+        added: row.added as u64,
+    })
 }
