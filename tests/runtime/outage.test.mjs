@@ -236,5 +236,6 @@ test("a warm request: no registry call, one trust-state call", () =>
     await world.counts(true);
     assert.deepEqual(statuses(await eightAtATime(100, () => one.message(two, {}))), { 202: 100 });
     assert.deepEqual(await world.counters(), { keys: 0, crl: 0, validate: 0, ownership: 0, membership: 0 });
-    assert.deepEqual(await world.counts(), { database: 0, trust: { admit: 100 } });
+    const { database, trust } = await world.counts();
+    assert.deepEqual({ database, trust }, { database: 0, trust: { admit: 100 } });
   }));
