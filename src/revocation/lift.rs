@@ -31,7 +31,7 @@ pub enum Lifted {
     NoSuchRow,
     /// The row is itself a lift.
     IsALift,
-    /// It came from the registry, and `force` was not said.
+    /// It, or a row that goes with it, stands on the registry's word, and `force` was not said.
     NeedsForce(Source),
     /// Lifted now.
     Now(Item),
@@ -59,10 +59,15 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
     if let Subject::Agent { agent } = &target.subject {
         reconcile::record_of_agent(app, agent).await?;
         // Also what was lifted before: the last try may have ended here.
-        let (rows, of_agent): (Vec<u64>, Vec<Ulid>) =
-            ledger::lift::companions(app, seq).await?.into_iter().unzip();
-        seqs.extend(rows);
-        tokens.extend(of_agent);
+        let companions = ledger::lift::companions(app, seq).await?;
+        let of_registry = companions
+            .iter()
+            .find(|token| token.stands && token.source != Source::Operator);
+        if let (false, false, Some(token)) = (before, force, of_registry) {
+            return Ok(Lifted::NeedsForce(token.source));
+        }
+        seqs.extend(companions.iter().map(|token| token.seq));
+        tokens.extend(companions.iter().map(|token| token.jti));
     }
     let item = ledger::lift::write(app, &seqs, reason).await?;
     let item = item.ok_or_else(|| NotDone("the lift was not written".into()))?;

@@ -4,6 +4,9 @@
 //! in whatever order, leaves one row for each thing it revokes; of two expiries of a token the later one stays; what an
 //! operator lifted, the same event does not revoke again.
 //!
+//! A row that stands on an operator's word takes on the registry's, whichever came first: it then needs `force` to be
+//! lifted, as WIRE.md §10 has it of what came from the queue or the CRL.
+//!
 //! The feed's readers follow the numbers, and may drop a token when it expires. So a row that gets a later expiry gets a
 //! new number with it, the highest: it is still one row, and whoever has read it reads it again. A repeated event, and an
 //! expiry that is later than any token can live, change nothing. D1 has one writer at a time, so a row that can be read is never
@@ -74,6 +77,14 @@ FROM json_each(?7) WHERE true
 ON CONFLICT (jti) WHERE kind = 'token' AND lifted_by IS NULL DO UPDATE SET
   agent_did = COALESCE(agent_did, excluded.agent_did)
 ON CONFLICT DO NOTHING";
+
+/// Tokens of these that stand on an operator's word alone stand on this source's from now on.
+const ADOPT_TOKENS: &str = "
+UPDATE revocations SET source = ?2, event_id = ?3
+WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator' AND ?2 <> 'operator'
+  AND jti IN (SELECT value ->> '$.jti' FROM json_each(?1)) AND NOT EXISTS (
+    SELECT 1 FROM revocations AS other
+    WHERE other.event_id = ?3 AND other.kind = 'token' AND COALESCE(other.jti, '') = COALESCE(revocations.jti, ''))";
 
 const AGENTS_OF: &str = "
 SELECT jti, agent_did FROM agent_tokens WHERE jti IN (SELECT value FROM json_each(?1))";
@@ -203,8 +214,10 @@ pub async fn record(app: &App, entry: &Entry<'_>) -> Result<Recorded, DbError> {
             serde_json::to_string(entry.tokens).map_err(|error| DbError::Failed(error.to_string()))?;
         let longest = number(LATEST_EXPIRY_MS);
         let event_id = optional_text(entry.event_id);
-        let values = [text(&tokens), recorded_at.clone(), longest, event_id];
+        let values = [text(&tokens), recorded_at.clone(), longest, event_id.clone()];
         statements.push(Sql::new(EXTEND_TOKENS, values));
+        let values = [text(&tokens), text(source), event_id];
+        statements.push(Sql::new(ADOPT_TOKENS, values));
         let values = [
             optional_text(agent),
             optional_text(entry.reason),

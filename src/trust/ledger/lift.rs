@@ -7,7 +7,7 @@ use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query};
 use super::feed::Row;
 use crate::app::App;
 use crate::protocol::ids::Ulid;
-use crate::protocol::revocation::Item;
+use crate::protocol::revocation::{Item, Source};
 
 const TARGET: &str = "
 SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations WHERE seq = ?1";
@@ -19,12 +19,12 @@ WHERE kind = 'lift' AND lifts = ?1";
 /// The rows of tokens that were revoked with their agent: by the same event, or listed because of it. Also those that
 /// were lifted already: the last try may have ended after that. Each part names its rows as its index does.
 const COMPANIONS: &str = "
-SELECT token.seq, token.jti FROM revocations AS agent JOIN revocations AS token
+SELECT token.seq, token.jti, token.source, 1 AS stands FROM revocations AS agent JOIN revocations AS token
   ON token.kind = 'token' AND token.lifted_by IS NULL AND token.agent_did = agent.agent_did
 WHERE agent.seq = ?1 AND agent.kind = 'agent'
   AND (token.event_id = agent.event_id OR (token.source = 'crl' AND token.reason = 'agent_revoked'))
 UNION ALL
-SELECT token.seq, token.jti FROM revocations AS agent JOIN revocations AS token
+SELECT token.seq, token.jti, token.source, 0 FROM revocations AS agent JOIN revocations AS token
   ON token.kind = 'token' AND token.lifted_by IS NOT NULL AND token.agent_did = agent.agent_did
 WHERE agent.seq = ?1 AND agent.kind = 'agent'
   AND (token.event_id = agent.event_id OR (token.source = 'crl' AND token.reason = 'agent_revoked'))";
@@ -56,15 +56,29 @@ pub async fn find(app: &App, seq: u64) -> Result<Option<(Item, Option<Item>)>, D
     }
 }
 
-/// The numbers and tokens of the rows that stand and fall with an agent's.
+/// A token's row that stands and falls with an agent's.
+pub struct Companion {
+    /// Its number.
+    pub seq: u64,
+    /// The token.
+    pub jti: Ulid,
+    /// On whose word.
+    pub source: Source,
+    /// It is not lifted.
+    pub stands: bool,
+}
+
+/// The rows that stand and fall with an agent's.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn companions(app: &App, seq: u64) -> Result<Vec<(u64, Ulid)>, DbError> {
+pub async fn companions(app: &App, seq: u64) -> Result<Vec<Companion>, DbError> {
     #[derive(Deserialize)]
     struct Found {
         seq: f64,
         jti: Ulid,
+        source: Source,
+        stands: f64,
     }
 
     let rows: Vec<Found> = query(
@@ -73,7 +87,13 @@ pub async fn companions(app: &App, seq: u64) -> Result<Vec<(u64, Ulid)>, DbError
         Sql::new(COMPANIONS, [number(seq)]),
     )
     .await?;
-    Ok(rows.into_iter().map(|row| (row.seq as u64, row.jti)).collect())
+    let companion = |row: Found| Companion {
+        seq: row.seq as u64,
+        jti: row.jti,
+        source: row.source,
+        stands: row.stands != 0.0,
+    };
+    Ok(rows.into_iter().map(companion).collect())
 }
 
 /// Lifts rows, each once, in one transaction. Returns the lift of the first of them.

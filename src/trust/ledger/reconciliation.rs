@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::d1::{DbError, Sql, number, optional_text, query, text};
+use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use super::json_of;
 use crate::app::App;
 use crate::core::admission::overlay::UNKNOWN_EXPIRY_MS;
@@ -17,6 +17,11 @@ const LACKING: &str = "
 SELECT value AS jti FROM json_each(?1)
 WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value AND lifted_by IS NULL)
   AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value AND lifted_by IS NOT NULL)";
+
+/// Tokens that stand on an operator's word alone stand on the list's from now on.
+const ADOPT: &str = "
+UPDATE revocations SET source = 'crl' WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator'
+  AND jti IN (SELECT value FROM json_each(?1))";
 
 const RECORD: &str = "
 INSERT INTO revocations
@@ -65,7 +70,7 @@ pub struct State {
     pub added: u64,
 }
 
-/// Which of these tokens the ledger has never heard of.
+/// Which of these tokens, all of them listed, the ledger has never heard of.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -75,7 +80,10 @@ pub async fn lacking(app: &App, jtis: &[Ulid]) -> Result<Vec<Ulid>, DbError> {
         jti: Ulid,
     }
 
-    let rows: Vec<Row> = query(app, TIMEOUT_MS, Sql::new(LACKING, [text(&json_of(jtis)?)])).await?;
+    let listed = text(&json_of(jtis)?);
+    let statements = vec![Sql::new(ADOPT, [listed.clone()]), Sql::new(LACKING, [listed])];
+    let results = batch(app, TIMEOUT_MS, statements).await?;
+    let rows: Vec<Row> = d1::rows(&results, 1)?;
     Ok(rows.into_iter().map(|row| row.jti).collect())
 }
 
