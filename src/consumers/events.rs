@@ -23,6 +23,10 @@ use crate::relay::protocol::{DeliverCall, RelayCall, RelayReply};
 use crate::revocation::{Order, apply};
 use crate::trust::client;
 
+/// How long a batch waits for the ledger at a message's first try, which longer at each try: the next batch, and the
+/// kills in it, begin when this one has ended.
+const LEDGER_PATIENCE_MS: u64 = 500;
+
 /// Why it must be tried again.
 struct Again(String);
 
@@ -69,6 +73,7 @@ pub async fn revoked(app: &App, message: &QueueMessage, event: &AuthRevoked) -> 
         event_id: Some(event_id),
         revoked_at_ms: revocation.revoked_at_ms,
         told_at_ms: event.event_at_ms,
+        ledger_within_ms: LEDGER_PATIENCE_MS.saturating_mul(message.attempts().max(1).into()),
     };
     match apply(app, &order).await {
         Ok(_) => Outcome::Done,

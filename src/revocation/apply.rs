@@ -13,6 +13,7 @@ use serde_json::json;
 use super::NotDone;
 use super::lift::settle;
 use crate::app::App;
+use crate::clock;
 use crate::core::admission::{Changed, RevokeRequest, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -46,6 +47,8 @@ pub struct Order {
     pub revoked_at_ms: u64,
     /// The source's own time, where it told one: what the lag is counted from.
     pub told_at_ms: Option<u64>,
+    /// How long the ledger may take once the rest is done, milliseconds; never longer than its own limit.
+    pub ledger_within_ms: u64,
 }
 
 /// Applies it. Returns the ledger's highest number before: what is recorded by this order alone is after it.
@@ -64,11 +67,10 @@ pub async fn apply(app: &App, order: &Order) -> Result<u64, NotDone> {
 /// It names its agent.
 async fn named(app: &App, order: &Order, agent: &AgentDid) -> Result<u64, NotDone> {
     strike(app, order, agent, order.session_ended, &order.tokens).await?;
-    let recorded = ledger::record(
-        app,
-        &entry(order, Some(agent), order.revoke_agent, order.session_ended),
-    )
-    .await?;
+    let entry = entry(order, Some(agent), order.revoke_agent, order.session_ended);
+    let recorded = clock::within_ms(order.ledger_within_ms, ledger::record(app, &entry))
+        .await
+        .ok_or_else(|| NotDone("the ledger did not answer in time".into()))??;
     if recorded.ever_lifted {
         settle(app, agent, order.revoke_agent, &jtis_of(&order.tokens)).await?;
     }

@@ -294,5 +294,6 @@ fn order(app: &App, jti: Ulid, agent: &AgentDid, entry: Option<ListedToken>) -> 
         event_id: None,
         revoked_at_ms: listed_at_ms.unwrap_or(now_ms),
         told_at_ms: listed_at_ms,
+        ledger_within_ms: app.config.trust.write_timeout_ms,
     }
 }

@@ -44,6 +44,7 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         event_id: None,
         revoked_at_ms: now_ms,
         told_at_ms: Some(now_ms),
+        ledger_within_ms: app.config.trust.write_timeout_ms,
     };
     let before = apply(app, &order)
         .await
