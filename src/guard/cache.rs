@@ -218,6 +218,14 @@ pub(super) mod tests {
             false,
             None,
         );
+        // A row that moved to a new number, with a later expiry.
+        check(&[(1, "token", 7), (4, "token", 7)], false, true, None);
+        check(
+            &[(1, "token", 7), (4, "token", 7), (5, "lift", 4)],
+            false,
+            false,
+            None,
+        );
         // A later row was pushed before the rows between were read.
         check(
             &[(3, "agent", 7), (1, "agent", 7), (2, "lift", 1), (3, "agent", 7)],

@@ -57,7 +57,9 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
     let mut seqs = vec![seq];
     let mut tokens: Vec<Ulid> = target.subject.jti().into_iter().collect();
     if let Subject::Agent { agent } = &target.subject {
-        reconcile::record_of_agent(app, agent).await?;
+        if !before {
+            reconcile::record_of_agent(app, agent).await?;
+        }
         // Also what was lifted before: the last try may have ended here.
         let companions = ledger::lift::companions(app, seq).await?;
         let of_registry = companions
@@ -69,8 +71,13 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
         seqs.extend(companions.iter().map(|token| token.seq));
         tokens.extend(companions.iter().map(|token| token.jti));
     }
-    let item = ledger::lift::write(app, &seqs, reason).await?;
-    let item = item.ok_or_else(|| NotDone("the lift was not written".into()))?;
+    let item = match standing_lift {
+        Some(item) => item,
+        // All in one transaction: a lift that is there has all that goes with it.
+        None => ledger::lift::write(app, &seqs, reason)
+            .await?
+            .ok_or_else(|| NotDone("the lift was not written".into()))?,
+    };
     super::feed::poke_later(app);
 
     let owner = match (target.subject.agent(), target.subject.jti()) {

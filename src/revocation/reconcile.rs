@@ -36,8 +36,8 @@ const FETCH_TIMEOUT_MS: u64 = 20_000;
 const LOOK_UP: usize = 5_000;
 /// Tokens recorded by one statement; all of them may have agents to tell, by two calls each.
 const BATCH: usize = 200;
-/// Batches of one run, by five queries each at most, and agents told after which no further batch is begun: together fewer than
-/// the 1,000 subrequests that one invocation has.
+/// Batches of one run, by five queries each at most, and agents told after which no further batch is begun: together
+/// fewer than the 1,000 subrequests that one invocation has.
 const MAX_BATCHES: usize = 60;
 const MAX_TOLD: usize = 100;
 /// What the registry gives as the reason of an entry that is listed because its agent was revoked.

@@ -9,8 +9,8 @@
 //!
 //! The feed's readers follow the numbers, and may drop a token when it expires. So a row that gets a later expiry gets a
 //! new number with it, the highest: it is still one row, and whoever has read it reads it again. A repeated event, and an
-//! expiry that is later than any token can live, change nothing. D1 has one writer at a time, so a row that can be read is never
-//! followed by one with a lower number.
+//! expiry that is later than any token can live, change nothing. D1 has one writer at a time, so a row that can be read
+//! is never followed by one with a lower number.
 //!
 //! A revocation that names only a token must not be lost between "nobody has seen this token" and its first admission.
 //! It is not: an object writes the token's row and reads the ledger in one transaction (`first_sight`), and who writes

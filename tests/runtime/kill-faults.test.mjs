@@ -138,8 +138,8 @@ async function agentAndTokenAreOut(subject) {
 }
 
 async function sessionIsOut(subject) {
-  const { agent, peer, socket, hanging } = subject;
-  await recorded(subject, ["session"]);
+  const { agent, peer, socket, hanging, ends = 1 } = subject;
+  await recorded(subject, Array(ends).fill("session"));
   assert.deepEqual(await socket.closed, REVOKED);
   accepted(await hanging, { state: "queued" });
   refused(await agent.message(peer, {}), 401, "PROXY_AGENT_ACCESS_INVALID");
@@ -194,6 +194,13 @@ const CASES = {
     calls: ["D1", ...STRIKE, "D1", "D1", "D1", "feed /poke"],
     then: tokenIsOut,
   },
+  "a session, by an operator": {
+    prepare: ({ agentDid }) => world.registry("/dev/agents/end-session", { agentDid, event: false }),
+    act: revoking(({ agentDid }) => ({ kind: "session", agentDid })),
+    calls: ["trust replace_generation", "relay revokeSockets", "D1", "D1", "feed /poke"],
+    // An order has no id that would tell it from the next: asked for again once it is recorded, it ends a session again.
+    then: (subject) => sessionIsOut({ ...subject, ends: subject.at === 3 || (subject.at === 2 && subject.when === "after") ? 2 : 1 }),
+  },
   "an agent's lift": {
     prepare: revokedWithItsTokens,
     act: lifting,
@@ -235,6 +242,7 @@ async function everyFault({ prepare, act, calls, clockMs = 0, oneByOne = false, 
     await prepare?.(subject);
     subject.callsBefore = (await world.callsOf(subject.work)).length;
     if (when) {
+      Object.assign(subject, { at, when });
       subject.lost = `call ${at}, ${calls[at]}, lost ${when}`;
       await world.lose(subject.work, subject.callsBefore + at, when);
     }

@@ -100,6 +100,23 @@ test("an operator's revocation and the registry's of the same agent, in either o
   await world.moveClock(0);
 });
 
+test("with an agent go the tokens that are listed because of it, but a lift asked for again lifts nothing that came later", async () => {
+  const agent = await world.agent();
+  const revoke = async () => answered(await asOperator("POST", "/admin/v1/revocations", { kind: "agent", agentDid: agent.agentDid }), 201).seq;
+  const lift = (seq, body) => asOperator("POST", `/admin/v1/revocations/${seq}/lift`, body);
+  const token = async () => (await rows("kind = 'token' AND jti = ?", agent.aitJti)).map((row) => row.lifted_by !== null);
+  const first = await revoke();
+  answered(await lift(first), 201);
+  const second = await revoke();
+  await world.registry("/dev/crl", { jti: agent.aitJti, agentDid: agent.agentDid, reason: "agent_revoked" });
+  answered(await asOperator("POST", "/admin/v1/reconcile"), 200);
+  assert.deepEqual(await token(), [false]);
+  answered(await lift(first), 200);
+  assert.deepEqual(await token(), [false]);
+  answered(await lift(second, { force: true }), 201);
+  assert.deepEqual(await token(), [true]);
+});
+
 test("revoked and lifted, in two isolates: each refuses at once, each forgets its refusal after 30 s and not before", async () => {
   const own = await start({ hooks: true, second: true, bindings: { ADMIN_TOKEN: ADMIN } });
   const headers = { authorization: `Bearer ${ADMIN}` };
