@@ -5,8 +5,9 @@ import { join } from "node:path";
 
 import { Agent, pair } from "../tests/support/agent.mjs";
 import { accepted, percentile, probe } from "../tests/support/expect.mjs";
-import { start } from "../tests/support/harness.mjs";
-import { ackAll, ulid } from "../tests/support/socket.mjs";
+import { inWorld } from "../tests/support/harness.mjs";
+import { event } from "../tests/support/revocation.mjs";
+import { ackAll } from "../tests/support/socket.mjs";
 import { ROOT } from "../scripts/setup.mjs";
 
 export const parts = { request, enqueue, drain, revocation };
@@ -14,15 +15,6 @@ export const parts = { request, enqueue, drain, revocation };
 const ROOMY = { RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "10000" };
 const median = (values) => percentile(values, 0.5);
 const ms = (value) => `${value.toFixed(2)} ms`;
-
-async function inWorld(options, work) {
-  const world = await start(options);
-  try {
-    await work(world);
-  } finally {
-    await world.stop();
-  }
-}
 
 /** CPU of the runtime per call of `one`, milliseconds: the median of `rounds`, each of `count` calls one after the other. */
 async function cpuOf(world, one, count) {
@@ -166,10 +158,7 @@ async function revocation(say) {
         const agent = await world.agent();
         const open = await agent.connect();
         const started = performance.now();
-        await world.enqueue({
-          id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(),
-          initiatedByAccountId: "bench", data: { agentId: agent.id, reason: "agent_revoked" },
-        });
+        await world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }));
         await until(agent, open);
         took.push(performance.now() - started);
         open.terminate();

@@ -5,19 +5,10 @@ import { test } from "node:test";
 
 import { pair } from "../support/agent.mjs";
 import { accepted, admitted, probe, refused } from "../support/expect.mjs";
-import { start } from "../support/harness.mjs";
+import { inWorld } from "../support/harness.mjs";
 
 const UNAVAILABLE = [503, "PROXY_AUTH_DEPENDENCY_UNAVAILABLE"];
 const FAULTS = ["down", "500", "429", "garbage", "wrong-key"];
-
-async function inWorld(options, work) {
-  const world = await start(options);
-  try {
-    await work(world);
-  } finally {
-    await world.stop();
-  }
-}
 
 test("no signing keys: 503; they are asked for again once they are there", () =>
   inWorld({}, async (world) => {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { ULID, answered, refused } from "../support/expect.mjs";
-import { start } from "../support/harness.mjs";
+import { inWorld, start } from "../support/harness.mjs";
 
 const MIB = 1 << 20;
 const KIB_16 = 16 << 10;
@@ -14,15 +14,6 @@ before(async () => {
   world = await start();
 });
 after(() => world?.stop());
-
-const withWorld = async (options, work) => {
-  const own = await start(options);
-  try {
-    await work(own);
-  } finally {
-    await own.stop();
-  }
-};
 
 test("GET /health says what it is and whether it is ready", async () => {
   const body = answered(await world.send("GET", "/health"), 200);
@@ -40,7 +31,7 @@ test("GET /health says what it is and whether it is ready", async () => {
 });
 
 test("GET /health without a binding, and APP_VERSION", () =>
-  withWorld({ without: ["AGENT_RELAY_SESSION"], bindings: { APP_VERSION: "9.8.7" } }, async (own) => {
+  inWorld({ without: ["AGENT_RELAY_SESSION"], bindings: { APP_VERSION: "9.8.7" } }, async (own) => {
     const body = answered(await own.send("GET", "/health"), 200);
     assert.equal(body.ready, false);
     assert.equal(body.readiness.relaySessionNamespaceConfigured, false);
@@ -116,7 +107,7 @@ test("a body over its limit is 413 before authentication, one at the limit is no
 });
 
 test("the per-IP limit: per path and address on the hook and connect routes, before authentication", () =>
-  withWorld({ bindings: { PUBLIC_RATE_LIMIT_REQUESTS_PER_MINUTE: "3" } }, async (own) => {
+  inWorld({ bindings: { PUBLIC_RATE_LIMIT_REQUESTS_PER_MINUTE: "3" } }, async (own) => {
     const from = (address, method, path) =>
       own.send(method, path, { headers: address === undefined ? {} : { "cf-connecting-ip": address } });
     for (const [method, path] of [["POST", "/hooks/message"], ["GET", "/v1/relay/connect"]]) {
@@ -130,7 +121,7 @@ test("the per-IP limit: per path and address on the hook and connect routes, bef
   }));
 
 test("a fault in the settings answers every request, names every fault, and repeats no secret", () =>
-  withWorld({
+  inWorld({
     bindings: {
       ENVIRONMENT: "moon", RELAY_RETRY_INITIAL_MS: "soon", ALLOW_ALL_VERIFIED: "true",
       REGISTRY_INTERNAL_SERVICE_SECRET: undefined,
@@ -148,7 +139,7 @@ test("a fault in the settings answers every request, names every fault, and repe
   }));
 
 test("settings that come as JSON count like those that come as text", () =>
-  withWorld({ bindings: { ALLOW_ALL_VERIFIED: true, RELAY_RETRY_MAX_ATTEMPTS: 0, RELAY_QUEUE_TTL_SECONDS: 60, CRL_STALE_BEHAVIOR: {} } },
+  inWorld({ bindings: { ALLOW_ALL_VERIFIED: true, RELAY_RETRY_MAX_ATTEMPTS: 0, RELAY_QUEUE_TTL_SECONDS: 60, CRL_STALE_BEHAVIOR: {} } },
     async (own) => {
       const { details } = refused(await own.send("GET", "/health"), 500, "CONFIG_VALIDATION_FAILED");
       assert.deepEqual(Object.keys(details.fieldErrors).sort(), ["ALLOW_ALL_VERIFIED", "CRL_STALE_BEHAVIOR", "RELAY_RETRY_MAX_ATTEMPTS"]);

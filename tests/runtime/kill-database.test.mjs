@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { admitted, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
-import { ulid } from "../support/socket.mjs";
+import { event } from "../support/revocation.mjs";
 
 test("a row that D1 does not take holds up no other revocation", async () => {
   // Longer than the test waits for anything: who waits for D1 to give up fails it.
@@ -15,11 +15,7 @@ test("a row that D1 does not take holds up no other revocation", async () => {
     for (const agent of agents) admitted(await probe(agent));
     await world.database("hangs");
     for (const agent of agents) {
-      const event = {
-        id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(),
-        initiatedByAccountId: "account", data: { agentId: agent.id, reason: "agent_revoked" },
-      };
-      await world.enqueue(event);
+      await world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }));
       await eventually(async () => (await probe(agent)).status === 401, { what: "the refusal" });
       refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");
     }

@@ -7,9 +7,9 @@ import { after, before, test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { accepted, admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
+import { ADMIN, asOperator, event } from "../support/revocation.mjs";
 import { ackAll, ulid } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 const HOUR_MS = 3_600_000;
 const MAX_TRIES = 3;
 const REVOKED = { code: 1008, reason: "revoked" };
@@ -29,8 +29,6 @@ before(async () => {
 });
 after(() => world?.stop());
 
-const asOperator = (path, body, work) =>
-  world.send("POST", path, { headers: { authorization: `Bearer ${ADMIN}`, "x-request-id": work }, body: body && JSON.stringify(body) });
 const rowsOf = async (subject) =>
   (await world.db.prepare("SELECT * FROM revocations WHERE agent_did = ?1 OR jti = ?2 ORDER BY seq")
     .bind(subject.agentDid, subject.jti).all()).results;
@@ -58,18 +56,15 @@ const callsNow = async ({ work, callsBefore }) => (await world.callsOf(work)).sl
 
 /** Sent once, and tried again by the queue until the feed is told, which comes last. */
 const byEvent = (data) => async (subject) => {
-  await world.enqueue(event(subject, data(subject)));
+  await world.enqueue(event(data(subject), { id: subject.work }));
   const isDone = async () => (await callsNow(subject)).at(-1) === "feed /poke";
   await eventually(isDone, { what: "the last call" });
 };
-const event = ({ work }, data) => ({
-  id: work, type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account", data,
-});
 
 /** Sent until it is answered well. */
 const byOperator = (path, body) => async (subject) => {
   for (let tries = 1; ; tries++) {
-    const answer = await asOperator(path(subject), body(subject), subject.work);
+    const answer = await asOperator(world, "POST", path(subject), body(subject), { "x-request-id": subject.work });
     if ([200, 201].includes(answer.status)) return;
     refused(answer, 503, "PROXY_REVOCATION_UNAVAILABLE");
     assert.ok(tries < MAX_TRIES, answer.text);
@@ -83,7 +78,7 @@ const reconciling = byOperator(() => "/admin/v1/reconcile", () => undefined);
 async function revokedWithItsTokens(subject) {
   const { agent, jti, agentDid } = subject;
   subject.first = `first:${ulid()}`;
-  await world.enqueue(event({ work: subject.first }, { agentId: agent.id, reason: "agent_revoked", jti }));
+  await world.enqueue(event({ agentId: agent.id, reason: "agent_revoked", jti }, { id: subject.first }));
   const [row] = await eventually(async () => (await rowsOf(subject)).length === 2 && rowsOf(subject), { what: "the revocation" });
   assert.equal(row.kind, "agent");
   await world.registry("/dev/crl", { jti: ulid(), agentDid, reason: "agent_revoked" });

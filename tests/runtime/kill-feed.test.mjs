@@ -6,9 +6,9 @@ import { after, before, test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { answered, percentile, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
+import { ADMIN } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 const FEED = "a-sidecars-token-for-tests-000000000";
 const bindings = { ADMIN_TOKEN: ADMIN, FEED_TOKEN: FEED };
 let world;

@@ -1,28 +1,21 @@
-// The ledger behind the kill switch (issue: 1 row for each thing revoked, whatever comes how often and in what order):
-// what it records, that a lost object is right from its first admission, and what an operator does with it.
+// The ledger behind the kill switch: one row for each thing revoked, whatever comes how often and in what order; that a
+// lost object is right from its first admission; and what an operator does with it.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { pair } from "../support/agent.mjs";
 import { accepted, admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
+import { ADMIN, asOperator as byOperator, event } from "../support/revocation.mjs";
 import { ackAll, ulid } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 let world;
 before(async () => {
   world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
 });
 after(() => world?.stop());
 
-const asOperator = (method, path, body, token = ADMIN) =>
-  world.send(method, path, {
-    headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { "content-type": "application/json" }) },
-    body: body === undefined ? undefined : JSON.stringify(body),
-  });
-const envelope = (data, id = ulid()) => ({
-  id, type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account", data,
-});
+const asOperator = (...request) => byOperator(world, ...request);
 const rows = async (where = "1 = 1", ...values) =>
   (await world.db.prepare(`SELECT * FROM revocations WHERE ${where} ORDER BY seq`).bind(...values).all()).results;
 const rowsOf = (agent) => rows("agent_did = ? AND kind <> 'lift'", agent.agentDid);
@@ -32,14 +25,14 @@ const untilRevoked = (agent) => eventually(async () => isRevoked(await probe(age
 test("the same event a hundred times is one row; what it names are rows of their own", async () => {
   const agent = await world.agent();
   admitted(await probe(agent));
-  const event = envelope({ agentId: agent.id, reason: "agent_revoked", jtis: [agent.aitJti, ulid()] });
-  await Promise.all(Array.from({ length: 100 }, () => world.enqueue(event)));
+  const told = event({ agentId: agent.id, reason: "agent_revoked", jtis: [agent.aitJti, ulid()] });
+  await Promise.all(Array.from({ length: 100 }, () => world.enqueue(told)));
   await eventually(async () => (await rowsOf(agent)).length === 3, { what: "three rows" });
   await eventually(async () => isRevoked(await probe(agent)), { what: "the refusal" });
   const found = await rowsOf(agent);
   assert.deepEqual(found.map((row) => row.kind).sort(), ["agent", "token", "token"]);
   for (const row of found) {
-    assert.deepEqual([row.source, row.event_id, row.reason], ["queue", event.id, "agent_revoked"]);
+    assert.deepEqual([row.source, row.event_id, row.reason], ["queue", told.id, "agent_revoked"]);
     assert.equal(row.expires_at_ms === null, row.kind === "agent");
   }
 });
@@ -67,7 +60,7 @@ test("every kind of revocation holds past an eviction, a lost overlay and a rest
         socket = await agent.connect();
       }
       await agent.registry("/dev/agents/end-session", { agentDid: agent.agentDid, event: false });
-      await own.enqueue(envelope(data(agent)));
+      await own.enqueue(event(data(agent)));
       if (socket) {
         assert.equal((await socket.closed).code, 1008, kind);
         socket.send({ type: "enqueue", toAgentDid: peer.agentDid, payload: { of: "a closed socket" } });
@@ -198,7 +191,7 @@ test("a ledger that fails in between: refused at once, and the next try complete
   const asked = { kind: "agent", agentDid: byOperator.agentDid };
   await world.db.prepare("ALTER TABLE revocations RENAME TO away").run();
   try {
-    await world.enqueue(envelope({ agentId: byEvent.id, reason: "agent_revoked" }));
+    await world.enqueue(event({ agentId: byEvent.id, reason: "agent_revoked" }));
     await untilRevoked(byEvent);
     assert.equal((await socket.closed).code, 1008);
     refused(await asOperator("POST", "/admin/v1/revocations", asked), 503, "PROXY_REVOCATION_UNAVAILABLE");

@@ -6,22 +6,16 @@ import { after, before, test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { accepted, admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
+import { ADMIN, asOperator as byOperator, event } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 let world;
 before(async () => {
   world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
 });
 after(() => world?.stop());
 
-const asOperator = (method, path, body) =>
-  world.send(method, path, {
-    headers: { authorization: `Bearer ${ADMIN}` }, body: body === undefined ? undefined : JSON.stringify(body),
-  });
-const envelope = (data, id = ulid()) => ({
-  id, type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account", data,
-});
+const asOperator = (...request) => byOperator(world, ...request);
 const rows = async (where, ...values) =>
   (await world.db.prepare(`SELECT * FROM revocations WHERE ${where} ORDER BY seq`).bind(...values).all()).results;
 const rowsOf = (agent) => rows("agent_did = ? AND kind <> 'lift'", agent.agentDid);
@@ -35,8 +29,8 @@ const probeNow = (agent) => probe(agent, { timestamp: Math.floor((Date.now() + o
 test("a lift: served again after 30 s everywhere, once, and not revoked again by the same event", async () => {
   const agent = await world.agent();
   admitted(await probe(agent));
-  const event = envelope({ agentId: agent.id, reason: "agent_revoked", jti: agent.aitJti });
-  await world.enqueue(event);
+  const told = event({ agentId: agent.id, reason: "agent_revoked", jti: agent.aitJti });
+  await world.enqueue(told);
   await untilRevoked(agent);
   const [row] = await eventually(async () => {
     const found = await rows("kind = 'agent' AND agent_did = ?", agent.agentDid);
@@ -50,9 +44,9 @@ test("a lift: served again after 30 s everywhere, once, and not revoked again by
   await after30s();
   admitted(await probeNow(agent));
 
-  await world.enqueue(event); // a redelivery
+  await world.enqueue(told); // a redelivery
   const bystander = await world.agent();
-  await world.enqueue(envelope({ agentId: bystander.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ agentId: bystander.id, reason: "agent_revoked" }));
   await eventually(async () => isRevoked(await probeNow(bystander)), { what: "the next event" });
   await eventually(async () => !isRevoked(await probeNow(agent)), { what: "the ledger's word" , deadlineMs: 3000 })
     .catch(async () => { await after30s(); });
@@ -61,7 +55,7 @@ test("a lift: served again after 30 s everywhere, once, and not revoked again by
 
   await world.wipe("PROXY_TRUST_STATE", agent.id);
   admitted(await probeNow(agent));
-  await world.enqueue(envelope({ agentId: agent.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }));
   await eventually(async () => isRevoked(await probeNow(agent)), { what: "the refusal after another event" });
   offsetMs = 0;
   await world.moveClock(0);
@@ -70,7 +64,7 @@ test("a lift: served again after 30 s everywhere, once, and not revoked again by
 test("an operator's revocation and the registry's of the same agent, in either order: one row, the registry's", async () => {
   const [first, second] = await world.agents(2);
   const revoke = (agent) => asOperator("POST", "/admin/v1/revocations", { kind: "agent", agentDid: agent.agentDid, reason: "mine" });
-  const events = Object.fromEntries([first, second].map((agent) => [agent.id, envelope({ agentId: agent.id, reason: "agent_revoked" })]));
+  const events = Object.fromEntries([first, second].map((agent) => [agent.id, event({ agentId: agent.id, reason: "agent_revoked" })]));
   const told = async (agent) => {
     const before = world.logged("proxy.revocation.applied").length;
     await world.enqueue(events[agent.id]);

@@ -4,9 +4,9 @@ import { test } from "node:test";
 
 import { admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
+import { ADMIN, event } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 
 // The isolate's own copy of the CRL is kept out of it: what refuses is the overlay.
 const bindings = { ADMIN_TOKEN: ADMIN, CRL_REFRESH_INTERVAL_MS: "86400000", CRL_MAX_AGE_MS: "604800000" };
@@ -51,17 +51,14 @@ test("a reissue that no event told: refused and its socket closed by the next ru
 test("queue and CRL in either order: the same rows", () =>
   withWorld(async (world, { reconcile, count }) => {
     const [first, second] = await world.agents(2);
-    const event = (agent) => ({
-      id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account",
-      data: { agentDid: agent.agentDid, reason: "reissued", jti: agent.aitJti },
-    });
+    const told = (agent) => event({ agentDid: agent.agentDid, reason: "reissued", jti: agent.aitJti });
     const listed = (agent) => world.registry("/dev/crl", { jti: agent.aitJti, agentDid: agent.agentDid, reason: "reissued" });
-    await world.enqueue(event(first));
+    await world.enqueue(told(first));
     await eventually(async () => (await count()) === 1, { what: "the row" });
     await listed(first);
     await listed(second);
     answered(await reconcile(), 200);
-    await world.enqueue(event(second));
+    await world.enqueue(told(second));
     await eventually(() => world.logged("proxy.revocation.applied").length >= 2, { what: "the event" });
     assert.equal(await count(), 2);
     for (const agent of [first, second]) refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");

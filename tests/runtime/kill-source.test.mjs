@@ -5,34 +5,29 @@ import { after, before, test } from "node:test";
 
 import { admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
-import { ulid } from "../support/socket.mjs";
+import { ADMIN, asOperator as byOperator, event } from "../support/revocation.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 let world;
 before(async () => {
   world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
 });
 after(() => world?.stop());
 
-const asOperator = (method, path, body) =>
-  world.send(method, path, { headers: { authorization: `Bearer ${ADMIN}` }, body: body && JSON.stringify(body) });
+const asOperator = (...request) => byOperator(world, ...request);
 const revoke = async (order) => answered(await asOperator("POST", "/admin/v1/revocations", order), 201);
 const lift = (seq, body) => asOperator("POST", `/admin/v1/revocations/${seq}/lift`, body);
-const revoked = (data) => ({
-  id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account", data,
-});
 const standing = async (seq) => (await world.db.prepare("SELECT source, event_id FROM revocations WHERE seq = ?").bind(seq).all()).results[0];
 const untilFrom = (source, seq) => eventually(async () => (await standing(seq)).source === source, { what: `${seq} from the ${source}` });
 
 const STORIES = {
   "an agent, then its event": {
     order: (agent) => ({ kind: "agent", agentDid: agent.agentDid }),
-    registry: (agent) => world.enqueue(revoked({ agentId: agent.id, reason: "agent_revoked" })),
+    registry: (agent) => world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" })),
     source: "queue",
   },
   "a token, then its event": {
     order: (agent) => ({ kind: "token", jti: agent.aitJti, agentDid: agent.agentDid }),
-    registry: (agent) => world.enqueue(revoked({ agentId: agent.id, reason: "reissued", jti: agent.aitJti })),
+    registry: (agent) => world.enqueue(event({ agentId: agent.id, reason: "reissued", jti: agent.aitJti })),
     source: "queue",
   },
   "a token, then the CRL": {
@@ -67,18 +62,18 @@ test("an agent whose token the CRL lists because of it needs force as well", asy
 
 test("an event that was lifted does not take over what an operator says after that", async () => {
   const agent = await world.agent();
-  const event = revoked({ agentId: agent.id, reason: "agent_revoked" });
-  await world.enqueue(event);
+  const told = event({ agentId: agent.id, reason: "agent_revoked" });
+  await world.enqueue(told);
   const first = await eventually(async () => {
     const { items } = answered(await asOperator("GET", "/admin/v1/revocations"), 200);
     return items.find((item) => item.agentDid === agent.agentDid);
   });
   answered(await lift(first.seq, { force: true }), 201);
   const { seq } = await revoke({ kind: "agent", agentDid: agent.agentDid });
-  await world.enqueue(event);
+  await world.enqueue(told);
   const other = await world.agent();
   const { seq: marker } = await revoke({ kind: "agent", agentDid: other.agentDid });
-  await world.enqueue(revoked({ agentId: other.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ agentId: other.id, reason: "agent_revoked" }));
   await untilFrom("queue", marker);
   assert.equal((await standing(seq)).source, "operator");
   answered(await lift(seq), 201);

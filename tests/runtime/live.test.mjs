@@ -5,6 +5,7 @@ import { after, before, test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { accepted, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
+import { event } from "../support/revocation.mjs";
 import { ackAll, ulid } from "../support/socket.mjs";
 
 let world;
@@ -13,37 +14,26 @@ before(async () => {
 });
 after(() => world?.stop());
 
-async function couple() {
-  const agents = await world.agents(2);
-  await pair(...agents);
-  return agents;
-}
-
-const revocation = (data) => ({
-  id: ulid(), type: "agent.auth.revoked", version: "v1", timestampUtc: new Date().toISOString(),
-  initiatedByAccountId: "account", data,
-});
-
 for (const [name, data] of [
   ["the agent", (a) => ({ agentId: a.id, reason: "agent_revoked" })],
   ["the token that opened it", (a) => ({ agentId: a.id, reason: "reissued", jti: a.aitJti })],
   ["the session", (a) => ({ agentId: a.id, reason: "owner_auth_revoke" })],
 ]) {
   test(`a revocation of ${name} closes the socket, within a second`, async () => {
-    const [alice] = await couple();
+    const [alice] = await world.couple();
     const socket = await alice.connect();
     const started = performance.now();
-    await world.enqueue(revocation(data(alice)));
+    await world.enqueue(event(data(alice)));
     assert.deepEqual(await socket.closed, { code: 1008, reason: "revoked" });
     assert.ok(performance.now() - started < 1000);
   });
 }
 
 test("a token revoked beside the one that opened the socket leaves it open", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await alice.connect(ackAll);
-  await world.enqueue(revocation({ agentId: alice.id, reason: "reissued", jti: ulid() }));
-  await world.enqueue(revocation({ agentId: bob.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ agentId: alice.id, reason: "reissued", jti: ulid() }));
+  await world.enqueue(event({ agentId: bob.id, reason: "agent_revoked" }));
   await eventually(async () => (await bob.message(alice, {})).json.error?.code === "PROXY_AUTH_REVOKED");
   socket.send({ type: "heartbeat" });
   await socket.next("heartbeat_ack");
@@ -51,7 +41,7 @@ test("a token revoked beside the one that opened the socket leaves it open", asy
 });
 
 test("what a revoked sender had queued is not sent", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const carol = await world.agent();
   await pair(carol, bob);
   accepted(await alice.message(bob, { from: "alice" }), { state: "queued" });
@@ -68,14 +58,14 @@ test("what a revoked sender had queued is not sent", async () => {
 });
 
 test("mail for a revoked recipient is dead-lettered at once", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   await bob.atRegistry("revoke");
   await eventually(async () => (await bob.message(alice, {})).status === 401);
   await eventually(async () => (await alice.message(bob, {})).json.state === "dead_lettered");
 });
 
 test("a revoked agent opens no socket", async () => {
-  const [alice] = await couple();
+  const [alice] = await world.couple();
   await alice.atRegistry("revoke", { crl: false });
   await eventually(async () => (await alice.get("/v1/relay/connect")).json.error.code === "PROXY_AUTH_REVOKED");
   const refusal = await alice.connect().catch((error) => error);

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { nowSeconds, pair } from "../support/agent.mjs";
 import { accepted, admitted, probe, refused, statuses } from "../support/expect.mjs";
-import { eightAtATime, eventually, start } from "../support/harness.mjs";
+import { eightAtATime, eventually, inWorld as withWorld } from "../support/harness.mjs";
 
 const UNAVAILABLE = [503, "PROXY_AUTH_DEPENDENCY_UNAVAILABLE"];
 const MANY = 1000;
@@ -13,14 +13,8 @@ const MANY = 1000;
 const STALE_AT_ONCE = { REGISTRY_KEYS_FRESH_MS: "1", CRL_REFRESH_INTERVAL_MS: "1", AGENT_ACCESS_FRESH_MS: "1" };
 const ROOM = { RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "10000" };
 
-async function inWorld(options, work) {
-  const world = await start({ ...options, hooks: true, bindings: { ...ROOM, ...options.bindings } });
-  try {
-    await work(world);
-  } finally {
-    await world.stop();
-  }
-}
+const inWorld = (options, work) =>
+  withWorld({ ...options, hooks: true, bindings: { ...ROOM, ...options.bindings } }, work);
 
 const dependencies = (lines) => [...new Set(lines.map(({ dependency }) => dependency))].sort();
 const sources = (lines, of) => [...new Set(lines.map(({ evidence }) => evidence[of]?.source))].sort();

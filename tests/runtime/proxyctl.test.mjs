@@ -11,9 +11,9 @@ import { after, before, test } from "node:test";
 import { targetDirectory } from "../../scripts/build.mjs";
 import { admitted, probe, refused } from "../support/expect.mjs";
 import { start } from "../support/harness.mjs";
+import { ADMIN } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 const WRONG = "not-the-operators-token-for-tests-0";
 const PROGRAM = join(targetDirectory(), "debug/proxyctl");
 

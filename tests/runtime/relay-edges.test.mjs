@@ -17,11 +17,6 @@ before(async () => {
 });
 after(() => world?.stop());
 
-async function couple(where = world) {
-  const agents = await where.agents(2);
-  await pair(...agents);
-  return agents;
-}
 const requestId = (id) => ({ headers: { "x-request-id": id } });
 const receiptOf = (sender, id, recipient) =>
   sender.get(`${RECEIPTS}?requestId=${encodeURIComponent(id)}&recipientAgentDid=${encodeURIComponent(recipient.agentDid)}`);
@@ -31,7 +26,7 @@ const alive = async (socket) => {
 };
 
 test("two senders with one request id never share a deliver id", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const carol = await world.agent();
   await pair(carol, bob);
   const socket = await bob.connect(ackAll);
@@ -46,7 +41,7 @@ test("two senders with one request id never share a deliver id", async () => {
 });
 
 test("one request id to two recipients is two messages", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const carol = await world.agent();
   await pair(alice, carol);
   const sockets = [await bob.connect(ackAll), await carol.connect(ackAll)];
@@ -57,7 +52,7 @@ test("one request id to two recipients is two messages", async () => {
 });
 
 test("the same request again, at once, while queued and after: one delivery", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const over = requestId("again-and-again");
   const answers = await Promise.all(Array.from({ length: 5 }, () => alice.message(bob, { n: 1 }, over)));
   for (const answer of answers) accepted(answer, { state: "queued", deliveryId: answers[0].json.deliveryId, queueDepth: 1 });
@@ -70,7 +65,7 @@ test("the same request again, at once, while queued and after: one delivery", as
 });
 
 test("an enqueue frame sent twice is delivered once and acknowledged twice", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const [from, to] = [await alice.connect(), await bob.connect(ackAll)];
   const frame = from.send({ type: "enqueue", toAgentDid: bob.agentDid, payload: { n: 1 } });
   from.sendText(JSON.stringify(frame));
@@ -85,7 +80,7 @@ test("an enqueue frame sent twice is delivered once and acknowledged twice", asy
 });
 
 test("what was in flight when a new connection took over goes to that one, under the same id", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const first = await bob.connect();
   const answer = alice.message(bob, { n: 1 });
   const frame = await first.next("deliver");
@@ -96,7 +91,7 @@ test("what was in flight when a new connection took over goes to that one, under
 });
 
 test("a payload comes out as it went in, to the last digit", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect(ackAll);
   const payload = '{"z":1,"a":12345678901234567890,"f":1.10,"e":1E+2,"u":"\\u00fc","dup":{"k":[ ]},"n":null}';
   accepted(await alice.message(bob, payload));
@@ -111,7 +106,7 @@ test("a payload comes out as it went in, to the last digit", async () => {
 });
 
 test("either id in a receipt finds its message", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect(ackAll);
   accepted(await alice.message(bob, {}, requestId("no-ulid-at-all")), { state: "delivered" });
   const { id } = await socket.next("deliver");
@@ -125,7 +120,7 @@ test("either id in a receipt finds its message", async () => {
 test("a message that expires, or is refused too often, is dead-lettered and says so", async () => {
   const own = await start({ bindings: { ...QUICK, RELAY_QUEUE_TTL_SECONDS: "1", RELAY_RETRY_MAX_ATTEMPTS: "3" } });
   try {
-    const [alice, bob] = await couple(own);
+    const [alice, bob] = await own.couple();
     const dead = (id) => eventually(
       async () => answered(await receiptOf(alice, id, bob), 200).receipt.state === "dead_lettered", { what: id });
     accepted(await alice.message(bob, {}, requestId("will-expire-1")), { state: "queued" });
@@ -150,7 +145,7 @@ test("a message that expires, or is refused too often, is dead-lettered and says
 });
 
 test("pair/remove: either side, again, and what it ends", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await alice.connect(ackAll);
   accepted(await alice.message(bob, {}));
   assert.deepEqual(answered(await bob.post("/pair/remove", { peerAgentDid: alice.agentDid }), 200), { removed: true });
@@ -169,7 +164,7 @@ test("pair/remove: either side, again, and what it ends", async () => {
 });
 
 test("the answer to an upgrade carries the request id", async () => {
-  const [alice] = await couple();
+  const [alice] = await world.couple();
   const { default: WebSocket } = await import("ws");
   const url = new URL("/v1/relay/connect", world.proxyUrl).href.replace("http", "ws");
   const headers = { ...alice.headers("GET", "/v1/relay/connect"), "x-request-id": "upgrade-id-1" };

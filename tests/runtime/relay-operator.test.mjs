@@ -5,9 +5,9 @@ import { after, before, test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { accepted, answered, refused } from "../support/expect.mjs";
 import { eightAtATime, eventually, start } from "../support/harness.mjs";
+import { ADMIN } from "../support/revocation.mjs";
 import { ackAll } from "../support/socket.mjs";
 
-const ADMIN = "an-operators-token-for-tests-000000";
 const OFFLINE = 200;
 const WATCHED_MS = 2500; // longer than the first pauses before a retry
 

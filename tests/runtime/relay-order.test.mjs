@@ -26,8 +26,7 @@ async function enqueueAll(from, to, count) {
 }
 
 test("a full queue drains in order on reconnect", async (t) => {
-  const [alice, bob] = await world.agents(2);
-  await pair(alice, bob);
+  const [alice, bob] = await world.couple();
   const from = await alice.connect();
   await enqueueAll(from, bob, QUEUE);
   refused(await alice.message(bob, {}), 507, "PROXY_RELAY_QUEUE_FULL");
@@ -73,8 +72,7 @@ test("a message in back-off holds up no other sender", async () => {
 });
 
 test("an agent is revoked: what waits for it is dead-lettered with receipts, and so is what comes later", async () => {
-  const [alice, bob] = await world.agents(2);
-  await pair(alice, bob);
+  const [alice, bob] = await world.couple();
   const ids = [ulid(), ulid(), ulid()];
   const send = (id) => alice.message(bob, {}, { headers: { "x-request-id": id } });
   for (const id of ids.slice(0, 2)) accepted(await send(id), { state: "queued" });

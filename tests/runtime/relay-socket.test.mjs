@@ -2,19 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { start } from "../support/harness.mjs";
-
-async function inWorld(bindings, work) {
-  const world = await start({ bindings });
-  try {
-    await work(world);
-  } finally {
-    await world.stop();
-  }
-}
+import { inWorld } from "../support/harness.mjs";
 
 test("a silent socket is asked, then closed; one that answers stays", () =>
-  inWorld({ RELAY_HEARTBEAT_MS: "300", RELAY_SILENT_CLOSE_MS: "900" }, async (world) => {
+  inWorld({ bindings: { RELAY_HEARTBEAT_MS: "300", RELAY_SILENT_CLOSE_MS: "900" } }, async (world) => {
     const [alice, bob] = await world.agents(2);
     const [silent, talking] = [await alice.connect(), await bob.connect()];
     // Longer than the silent one may be silent.

@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { pair } from "../support/agent.mjs";
 import { ULID, accepted, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
 import { ackAll, ulid } from "../support/socket.mjs";
@@ -16,12 +15,6 @@ before(async () => {
 });
 after(() => world?.stop());
 
-/** Two fresh agents that trust each other. */
-async function couple(where = world) {
-  const agents = await where.agents(2);
-  await pair(...agents);
-  return agents;
-}
 const message = (payload) => (frame) => frame?.type === "deliver" && JSON.stringify(frame.payload) === JSON.stringify(payload);
 const numbered = (frame) => frame?.type === "deliver" && "n" in frame.payload;
 const DELIVER_FIELDS = [
@@ -30,7 +23,7 @@ const DELIVER_FIELDS = [
 ];
 
 test("connected: delivered, acknowledged, answered; the frame has its fields and no other", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect(ackAll);
   const id = ulid();
   for (const path of ["/hooks/message", "/hooks/agent"]) {
@@ -56,7 +49,7 @@ test("connected: delivered, acknowledged, answered; the frame has its fields and
 });
 
 test("a request id that is no ULID: a ULID is made for the frame", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect(ackAll);
   accepted(await alice.message(bob, { a: 1 }, { headers: { "x-request-id": "not-a-ulid-1" } }), { state: "delivered" });
   assert.match((await socket.next(message({ a: 1 }))).id, ULID);
@@ -64,7 +57,7 @@ test("a request id that is no ULID: a ULID is made for the frame", async () => {
 });
 
 test("the hook's refusals", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const to = { "x-claw-recipient-agent-did": bob.agentDid };
   for (const type of ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""]) {
     refused(await alice.message(bob, {}, { headers: { ...to, "content-type": type } }), 415, "PROXY_HOOK_UNSUPPORTED_MEDIA_TYPE");
@@ -84,14 +77,14 @@ test("the hook's refusals", async () => {
 });
 
 test("connect without an upgrade is 426", async () => {
-  const [alice] = await couple();
+  const [alice] = await world.couple();
   for (const path of ["/v1/relay/connect", "/relay/connect"]) {
     refused(await alice.get(path), 426, "PROXY_RELAY_UPGRADE_REQUIRED");
   }
 });
 
 test("nobody connected: queued at once, drained in order on connect, groupId kept", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const { groupId } = await world.registry("/dev/groups", { members: [alice.agentDid, bob.agentDid] });
   for (let n = 0; n < 7; n++) {
     const headers = n === 3 ? { "x-claw-group-id": groupId } : {};
@@ -114,7 +107,7 @@ test("nobody connected: queued at once, drained in order on connect, groupId kep
 test("queued mail outlives an orderly restart and a kill", async () => {
   const own = await start({ bindings: QUICK });
   try {
-    const [alice, bob] = await couple(own);
+    const [alice, bob] = await own.couple();
     for (const [n, again] of [[0, () => own.restart()], [1, () => own.killAndRestart()]]) {
       accepted(await alice.message(bob, { n }), { state: "queued" });
       await again();
@@ -130,7 +123,7 @@ test("queued mail outlives an orderly restart and a kill", async () => {
 test("the queue is full: 507, and there is room again after a drain", async () => {
   const own = await start({ bindings: { ...QUICK, RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "3" } });
   try {
-    const [alice, bob] = await couple(own);
+    const [alice, bob] = await own.couple();
     const answers = await Promise.all(Array.from({ length: 8 }, (_, n) => alice.message(bob, { n })));
     assert.deepEqual(answers.map((answer) => answer.status).sort(), [202, 202, 202, 507, 507, 507, 507, 507]);
     refused(answers.find((answer) => answer.status === 507), 507, "PROXY_RELAY_QUEUE_FULL");
@@ -143,7 +136,7 @@ test("the queue is full: 507, and there is room again after a drain", async () =
 });
 
 test("a refused frame comes again under the same id", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect();
   const answer = alice.message(bob, { again: true });
   const first = await socket.next("deliver");
@@ -158,7 +151,7 @@ test("a refused frame comes again under the same id", async () => {
 });
 
 test("a socket that breaks fails what it had in flight at once, and the next one gets it under the same id", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect();
   const started = performance.now();
   const answer = alice.message(bob, { cut: true });
@@ -172,7 +165,7 @@ test("a socket that breaks fails what it had in flight at once, and the next one
 });
 
 test("the same request again repeats its outcome and is delivered once", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const socket = await bob.connect(ackAll);
   const headers = { "x-request-id": ulid() };
   const first = accepted(await alice.message(bob, { once: 1 }, { headers }), { state: "delivered" });
@@ -186,7 +179,7 @@ test("the same request again repeats its outcome and is delivered once", async (
 });
 
 test("a second connection supersedes the first", async () => {
-  const [, bob] = await couple();
+  const [, bob] = await world.couple();
   const first = await bob.connect();
   const second = await bob.connect();
   assert.deepEqual(await first.closed, { code: 1000, reason: "superseded_by_new_connection" });
@@ -196,7 +189,7 @@ test("a second connection supersedes the first", async () => {
 });
 
 test("heartbeats are acknowledged, whatever came before them, text or binary", async () => {
-  const [, bob] = await couple();
+  const [, bob] = await world.couple();
   const socket = await bob.connect();
   for (const text of [
     "", "no json", "null", "[]", "7", "{}", '{"v":1}', '{"v":2,"type":"heartbeat"}', `{"v":1,"type":"nonsense","id":"${ulid()}","ts":"2026-01-01T00:00:00Z"}`,
@@ -218,14 +211,14 @@ test("heartbeats are acknowledged, whatever came before them, text or binary", a
 });
 
 test("a frame over the limit closes 1009", async () => {
-  const [, bob] = await couple();
+  const [, bob] = await world.couple();
   const socket = await bob.connect();
   socket.sendText(JSON.stringify({ v: 1, type: "heartbeat", id: ulid(), ts: new Date().toISOString(), x: "x".repeat(MIB) }));
   assert.equal((await socket.closed).code, 1009);
 });
 
 test("enqueue: acknowledged, delivered under its own id from the other end", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const [from, to] = [await alice.connect(), await bob.connect(ackAll)];
   const payload = { said: "over the socket" };
   const { id } = from.send({ type: "enqueue", toAgentDid: bob.agentDid, payload, conversationId: "c1", replyTo: "https://r.example/" });
@@ -240,7 +233,7 @@ test("enqueue: acknowledged, delivered under its own id from the other end", asy
 });
 
 test("enqueue that cannot be accepted is answered wherever its id can be read", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const stranger = await world.agent();
   const socket = await alice.connect();
   const base = { type: "enqueue", toAgentDid: bob.agentDid, payload: {} };
@@ -263,7 +256,7 @@ test("enqueue that cannot be accepted is answered wherever its id can be read", 
 });
 
 test("thirty by enqueue and a hundred by hook, as fast as they come: all arrive, in each sender's order", async () => {
-  const [alice, bob] = await couple();
+  const [alice, bob] = await world.couple();
   const [from, to] = [await alice.connect(), await bob.connect(ackAll)];
   for (let n = 0; n < 30; n++) from.send({ type: "enqueue", toAgentDid: bob.agentDid, payload: { n } });
   for (let n = 0; n < 30; n++) assert.equal((await to.next(numbered)).payload.n, n);
@@ -277,7 +270,7 @@ test("thirty by enqueue and a hundred by hook, as fast as they come: all arrive,
 test("INJECT_IDENTITY_INTO_MESSAGE puts the sender in front of a text", async () => {
   const own = await start({ bindings: { INJECT_IDENTITY_INTO_MESSAGE: "yes" } });
   try {
-    const [alice, bob] = await couple(own);
+    const [alice, bob] = await own.couple();
     const socket = await bob.connect(ackAll);
     accepted(await alice.message(bob, { message: "hi", other: 1 }));
     const { payload } = await socket.next("deliver");
@@ -294,8 +287,8 @@ test("INJECT_IDENTITY_INTO_MESSAGE puts the sender in front of a text", async ()
 });
 
 test("one silent connector holds up no other pair", async () => {
-  const [alice, bob] = await couple();
-  const [carol, dave] = await couple();
+  const [alice, bob] = await world.couple();
+  const [carol, dave] = await world.couple();
   const deaf = await bob.connect();
   const hanging = Array.from({ length: 6 }, (_, n) => alice.message(bob, { n }));
   await deaf.next("deliver");

@@ -6,6 +6,7 @@ import { after, before, test } from "node:test";
 import { newNonce, nowSeconds, pair } from "../support/agent.mjs";
 import { accepted, admitted, percentile, probe, refused } from "../support/expect.mjs";
 import { AUTHORITY, eventually, start } from "../support/harness.mjs";
+import { event } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
 let world;
@@ -14,9 +15,6 @@ before(async () => {
 });
 after(() => world?.stop());
 
-const envelope = (data, type = "agent.auth.revoked") => ({
-  id: ulid(), type, version: "v1", timestampUtc: new Date().toISOString(), initiatedByAccountId: "account", data,
-});
 const isRevoked = (answer) => answer.status === 401 && answer.json.error.code === "PROXY_AUTH_REVOKED";
 const untilRevoked = (agent) => eventually(async () => isRevoked(await probe(agent)), { what: "the refusal" });
 const revokedEverywhere = async (agent) => refused(await probe(agent), 401, "PROXY_AUTH_REVOKED");
@@ -25,7 +23,7 @@ const revokedEverywhere = async (agent) => refused(await probe(agent), 401, "PRO
 async function settled() {
   const bystander = await world.agent();
   admitted(await probe(bystander));
-  await world.enqueue(envelope({ agentId: bystander.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ agentId: bystander.id, reason: "agent_revoked" }));
   await untilRevoked(bystander);
 }
 
@@ -46,7 +44,7 @@ for (const [name, data] of Object.entries(AGENT_FORMS)) {
   test(`the agent: ${name}`, async () => {
     const agent = await world.agent();
     admitted(await probe(agent));
-    await world.enqueue(envelope(data(agent)));
+    await world.enqueue(event(data(agent)));
     await untilRevoked(agent);
     await agent.atRegistry("reissue");
     await revokedEverywhere(agent);
@@ -66,7 +64,7 @@ for (const [name, data] of Object.entries(TOKEN_FORMS)) {
   test(`the token alone: ${name}`, async () => {
     const agent = await world.agent();
     admitted(await probe(agent));
-    await world.enqueue(envelope(data(agent)));
+    await world.enqueue(event(data(agent)));
     await untilRevoked(agent);
     await agent.atRegistry("reissue");
     admitted(await probe(agent));
@@ -75,7 +73,7 @@ for (const [name, data] of Object.entries(TOKEN_FORMS)) {
 
 test("a token revoked before it was ever seen here", async () => {
   const agent = await world.agent();
-  await world.enqueue(envelope({ reason: "x", jti: agent.aitJti }));
+  await world.enqueue(event({ reason: "x", jti: agent.aitJti }));
   await settled();
   await revokedEverywhere(agent);
 });
@@ -113,7 +111,7 @@ test("issued, refresh_rejected and unknown types change nothing, poison hurts no
     const agent = await own.agent();
     admitted(await probe(agent));
     for (const type of ["agent.auth.issued", "agent.auth.refresh_rejected", "something.new", "x".repeat(5000)]) {
-      await own.enqueue(envelope({ agentId: agent.id, reason: "agent_revoked" }, type));
+      await own.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }, { type }));
     }
     for (const text of ["", "no json", "null", "[]", "7", "true", '"text"', "{}", '{"type":null}', '{"type":7}', '{"data":{}}', "{".repeat(50_000)]) {
       await own.enqueue(text);
@@ -121,7 +119,7 @@ test("issued, refresh_rejected and unknown types change nothing, poison hurts no
     for (const body of [null, [1], 7, { type: "agent.auth.revoked" }]) await own.enqueue(body, { contentType: "json" });
     await own.enqueue(new Uint8Array([1, 2, 3]), { contentType: "bytes" });
     const last = await own.agent();
-    await own.enqueue(envelope({ agentId: last.id, reason: "agent_revoked" }));
+    await own.enqueue(event({ agentId: last.id, reason: "agent_revoked" }));
     await untilRevoked(last);
     admitted(await probe(agent));
     assert.deepEqual(await own.deadLetters(), []);
@@ -145,13 +143,13 @@ test("a revocation that cannot be read is dead-lettered with an error line, and 
       "another authority": { agentDid: agent.agentDid.replace(AUTHORITY, "evil.test"), reason: "agent_revoked" },
       "a human": { agentDid: agent.ownerDid, reason: "agent_revoked" },
     };
-    const events = Object.values(unreadable).map((data) => envelope(data));
-    for (const event of events) await own.enqueue(event);
+    const events = Object.values(unreadable).map((data) => event(data));
+    for (const each of events) await own.enqueue(each);
     const letters = await eventually(async () => {
       const there = await own.deadLetters();
       return there.length >= events.length && there;
     }, { deadlineMs: 15_000, what: "dead letters" });
-    assert.deepEqual(letters.map((letter) => JSON.parse(letter.body).id).sort(), events.map((event) => event.id).sort());
+    assert.deepEqual(letters.map((letter) => JSON.parse(letter.body).id).sort(), events.map(({ id }) => id).sort());
     for (const letter of letters) assert.equal(letter.queue, "clawdentity-events-dlq-local");
     assert.ok(own.logs.some((line) => line.level === "error" && line.message === "proxy.queue.message_failed"));
     for (const each of [agent, other]) admitted(await probe(each));
@@ -164,9 +162,9 @@ test("the same event again, and any order, give the same state; it outlives a re
   const own = await start();
   try {
     const [agent, other] = await own.agents(2);
-    const revoke = envelope({ agentId: agent.id, reason: "agent_revoked" });
-    for (const event of [revoke, envelope({ agentId: agent.id }, "agent.auth.refreshed"), revoke, revoke]) {
-      await own.enqueue(event);
+    const revoke = event({ agentId: agent.id, reason: "agent_revoked" });
+    for (const each of [revoke, event({ agentId: agent.id }, { type: "agent.auth.refreshed" }), revoke, revoke]) {
+      await own.enqueue(each);
     }
     await untilRevoked(agent);
     for (const again of [() => own.restart(), () => own.killAndRestart()]) {
@@ -223,7 +221,7 @@ test("from the event to the refusal and to the socket's close, beside a connecto
     const socket = await agent.connect();
     const started = performance.now();
     const closed = socket.closed.then(({ code }) => [code, performance.now() - started]);
-    await world.enqueue(envelope({ agentId: agent.id, sessionId: ulid(), reason: "agent_revoked" }));
+    await world.enqueue(event({ agentId: agent.id, sessionId: ulid(), reason: "agent_revoked" }));
     while (!isRevoked(await probe(agent)));
     took["first 401"].push(performance.now() - started);
     const [code, closedMs] = await closed;
@@ -241,6 +239,6 @@ test("from the event to the refusal and to the socket's close, beside a connecto
 
 test("a hundred revocations at once, among other traffic on the queue, all hold within a second each", async () => {
   const agents = await Promise.all(Array.from({ length: 100 }, () => world.agent()));
-  await Promise.all(agents.map((agent) => world.enqueue(envelope({ agentId: agent.id, reason: "agent_revoked" }))));
+  await Promise.all(agents.map((agent) => world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }))));
   for (const agent of agents) await untilRevoked(agent);
 });

@@ -6,18 +6,10 @@ import { test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { accepted, admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, start } from "../support/harness.mjs";
-import { ulid } from "../support/socket.mjs";
+import { event } from "../support/revocation.mjs";
 
 const DAY_MS = 24 * 3600_000;
 
-const revoked = (data) => ({
-  id: ulid(),
-  type: "agent.auth.revoked",
-  version: "v1",
-  timestampUtc: new Date().toISOString(),
-  initiatedByAccountId: "account",
-  data,
-});
 
 const count = async (world, table) => (await world.db.prepare(`SELECT count(*) AS n FROM ${table}`).first()).n;
 
@@ -26,8 +18,8 @@ test("an object that lost its storage is right from its first admission: it asks
   t.after(() => world.stop());
   const [agent, token, other] = await world.agents(3);
   for (const one of [agent, token, other]) admitted(await probe(one));
-  await world.enqueue(revoked({ agentId: agent.id, reason: "agent_revoked" }));
-  await world.enqueue(revoked({ jti: token.aitJti, reason: "reissued" })); // names no agent: found by its token
+  await world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ jti: token.aitJti, reason: "reissued" })); // names no agent: found by its token
   await eventually(async () => (await count(world, "revocations")) === 2, { what: "the ledger's rows" });
 
   for (const one of [agent, token, other]) await world.wipe("PROXY_TRUST_STATE", one.id);
@@ -55,11 +47,11 @@ test("while D1 fails, a pair that was known is served from memory, one that was 
   const [a, b, c] = await world.agents(3);
   await pair(a, b);
   accepted(await a.message(b, {}));
-  await world.db.exec("ALTER TABLE pairs RENAME TO pairs_gone");
+  await world.db.prepare("ALTER TABLE pairs RENAME TO pairs_gone").run();
   for (let i = 0; i < 8; i++) accepted(await a.message(b, {}));
   assert.equal(refused(await c.message(b, {}), 403, "PROXY_AUTH_FORBIDDEN").details.reason, "trust_store_unavailable");
 
-  await world.db.exec("ALTER TABLE pairs_gone RENAME TO pairs");
+  await world.db.prepare("ALTER TABLE pairs_gone RENAME TO pairs").run();
   const plain = async () => {
     const error = refused(await c.message(b, {}), 403, "PROXY_AUTH_FORBIDDEN");
     return error.details?.reason !== "trust_store_unavailable";
@@ -90,7 +82,7 @@ test("without the trust object nobody is admitted and no revocation is acknowled
   t.after(() => world.stop());
   const agent = await world.agent();
   refused(await probe(agent), 503, "PROXY_AUTH_DEPENDENCY_UNAVAILABLE");
-  await world.enqueue(revoked({ agentId: agent.id, reason: "agent_revoked" }));
+  await world.enqueue(event({ agentId: agent.id, reason: "agent_revoked" }));
   await eventually(() => world.logged("proxy.queue.message_failed").length >= 2, { what: "the second try" });
 });
 

@@ -10,13 +10,15 @@ import {
   PROXY, REGISTRY, applyMigrations, localSecrets, persistUnder, proxyWorker, registryWorker,
 } from "../../scripts/local.mjs";
 import { ROOT } from "../../scripts/setup.mjs";
-import { Agent, registryAt, send } from "./agent.mjs";
+import { Agent, pair, registryAt, send } from "./agent.mjs";
 
 /** The registry's origin as the proxy knows it. It has no port of that name: requests go to it by service. */
 export const ISSUER = "http://registry.test";
 export const AUTHORITY = "registry.test";
 const SECOND = "proxy-in-a-second-isolate";
 
+// What hangs fails by this time; what is merely slow does not.
+const DEADLINE_MS = 25_000;
 const DIRECT = [{ host: "127.0.0.1", port: 0 }];
 
 // Queues whose messages nobody else takes, kept to be looked at.
@@ -26,6 +28,16 @@ export default {
   fetch: () => Response.json(letters),
   queue(batch) {
     for (const { id, body } of batch.messages) letters.push({ queue: batch.queue, id, body });
+  },
+};`;
+
+// D1 for the tests themselves. Miniflare's own way in blocks on a thread for every prepared statement, and is not always
+// answered there.
+const DATABASE = `
+export default {
+  async fetch(request, env) {
+    const prepared = (await request.json()).map(({ sql, values }) => env.DB.prepare(sql).bind(...values));
+    return env.DB.batch(prepared).then(Response.json, (error) => new Response(error.message, { status: 400 }));
   },
 };`;
 
@@ -45,6 +57,16 @@ export async function start(options = {}) {
   const world = new World(options);
   await world.up();
   return world;
+}
+
+/** A world for one piece of work. */
+export async function inWorld(options, work) {
+  const world = await start(options);
+  try {
+    await work(world);
+  } finally {
+    await world.stop();
+  }
 }
 
 export class World {
@@ -71,7 +93,7 @@ export class World {
     if (this.#options.second) this.secondUrl = (await this.#miniflare.unsafeGetDirectURL(SECOND)).href;
     this.registry = registryAt(this.registryUrl);
     if (!this.#options.without?.includes("DB")) {
-      this.db = await this.#miniflare.getD1Database("DB", PROXY);
+      this.db = databaseAt((await this.#miniflare.unsafeGetDirectURL("database")).href);
       await applyMigrations(this.db);
     }
   }
@@ -113,6 +135,14 @@ export class World {
           queueConsumers: Object.fromEntries(letterQueues.map((name) => [name, { maxBatchTimeout: 0 }])),
           unsafeDirectSockets: DIRECT,
         },
+        {
+          name: "database",
+          compatibilityDate: proxy.compatibilityDate,
+          modules: true,
+          script: DATABASE,
+          d1Databases: proxy.d1Databases,
+          unsafeDirectSockets: DIRECT,
+        },
       ],
     };
   }
@@ -139,6 +169,13 @@ export class World {
 
   agents(count) {
     return Promise.all(Array.from({ length: count }, () => this.agent()));
+  }
+
+  /** Two fresh agents that trust each other. */
+  async couple() {
+    const agents = await this.agents(2);
+    await pair(...agents);
+    return agents;
   }
 
   /** An unsigned request. */
@@ -263,8 +300,27 @@ function runtimeChildren() {
   return own;
 }
 
+/** D1's own interface, as far as tests need it, over the worker at `url`. */
+function databaseAt(url) {
+  const batch = async (statements) => {
+    const body = JSON.stringify(statements.map(({ sql, values }) => ({ sql, values })));
+    const response = await fetch(url, { method: "POST", body });
+    if (!response.ok) throw new Error(await response.text());
+    return response.json();
+  };
+  const statement = (sql, values) => ({
+    sql,
+    values,
+    bind: (...bound) => statement(sql, bound),
+    all: async () => (await batch([{ sql, values }]))[0],
+    run: async () => (await batch([{ sql, values }]))[0],
+    first: async () => (await batch([{ sql, values }]))[0].results[0] ?? null,
+  });
+  return { prepare: (sql) => statement(sql, []), batch };
+}
+
 /** Asks until `check` returns something true, or the deadline: for what happens in its own time. */
-export async function eventually(check, { deadlineMs = 8000, everyMs = 20, what = "it" } = {}) {
+export async function eventually(check, { deadlineMs = DEADLINE_MS, everyMs = 20, what = "it" } = {}) {
   const deadline = Date.now() + deadlineMs;
   for (;;) {
     const found = await check();
