@@ -3,7 +3,8 @@
 //! A frame is let in by its rate at once, then waits for its turn: frames to one recipient are passed on one after the
 //! other, in the order they came, so that they arrive in it; a recipient that is slow keeps only its own waiting. Then
 //! trust is asked, as of the generation the socket knows, and the message goes to the recipient's session. Every frame
-//! whose id could be read is answered. One whose turn comes after its token was revoked, or its socket closed by us, is
+//! whose id could be read is answered; connectors take a refusal for final, so a recipient's session that fails is called
+//! again first. One whose turn comes after its token was revoked, or its socket closed by us, is
 //! not passed on: the connector has no answer and sends it again on another socket, fully checked.
 
 use std::collections::HashMap;
@@ -31,6 +32,9 @@ use crate::trust::store;
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// How long a frame may take from its turn on; whoever is behind it waits no longer than this.
 const PASS_ON_TIMEOUT_MS: u64 = 20_000;
+/// Pauses before a session that failed is called again. Connectors take a refusal for final, and what has just died is
+/// back in a moment.
+const AGAIN_AFTER_MS: [u64; 4] = [50, 250, 1_000, 4_000];
 
 /// Whose turn it is, by recipient.
 #[derive(Default)]
@@ -146,14 +150,7 @@ impl Session {
         let app = self.app().map_err(|_| "the proxy's settings are not valid")?;
         // The socket may have learned of a newer one since the frame came.
         let generation = sockets::attachment(&job.ws).map_or(job.generation, |it| it.generation);
-        let Enqueue {
-            id,
-            to,
-            payload,
-            group_id,
-            conversation_id,
-            reply_to,
-        } = &job.enqueue;
+        let Enqueue { to, group_id, .. } = &job.enqueue;
         if frame_len(job, &app) > app.config.relay.max_frame_bytes {
             return Err("the message is too large to be delivered");
         }
@@ -168,27 +165,44 @@ impl Session {
         if job.underway.is_revoked() {
             return Err("revoked");
         }
-        let call = DeliverCall {
-            sender: job.sender.clone(),
-            request_id: (*id).into(),
-            payload,
-            delivery_source: Some(SOURCE_ENQUEUE.to_owned()),
-            content_type: None,
-            group_id: *group_id,
-            conversation_id: conversation_id.clone(),
-            reply_to: reply_to.clone(),
-            sender_admitted: true,
-            wait: false,
-        };
-        let reply = if *to == job.sender {
-            self.deliver(to, call).await.map_err(|_| RelayError::Failed)
-        } else {
-            client::call(&app, to, RelayCall::Deliver(call)).await
+        let mut pauses = AGAIN_AFTER_MS.into_iter();
+        let reply = loop {
+            let reply = self.deliver_to(&app, job).await;
+            match (&reply, pauses.next()) {
+                (Err(RelayError::Failed), Some(pause_ms)) => clock::sleep_ms(pause_ms).await,
+                _ => break reply,
+            }
+            if job.underway.is_revoked() {
+                return Err("revoked");
+            }
         };
         match reply {
             Ok(RelayReply::Delivery(_)) => Ok(()),
             Ok(RelayReply::QueueFull) => Err("the recipient's queue is full"),
             Ok(_) | Err(_) => Err("the recipient's relay session does not answer"),
+        }
+    }
+
+    async fn deliver_to(self: &Rc<Self>, app: &App, job: &Job) -> Result<RelayReply, RelayError> {
+        let enqueue = &job.enqueue;
+        let call = DeliverCall {
+            sender: job.sender.clone(),
+            request_id: enqueue.id.into(),
+            payload: &enqueue.payload,
+            delivery_source: Some(SOURCE_ENQUEUE.to_owned()),
+            content_type: None,
+            group_id: enqueue.group_id,
+            conversation_id: enqueue.conversation_id.clone(),
+            reply_to: enqueue.reply_to.clone(),
+            sender_admitted: true,
+            wait: false,
+        };
+        if enqueue.to == job.sender {
+            self.deliver(&enqueue.to, call)
+                .await
+                .map_err(|_| RelayError::Failed)
+        } else {
+            client::call(app, &enqueue.to, RelayCall::Deliver(call)).await
         }
     }
 }
