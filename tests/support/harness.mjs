@@ -48,6 +48,9 @@ const ROOMY = {
   ENQUEUE_RATE_LIMIT_PER_MINUTE: "100000",
 };
 
+// A world has the operator's and the feed's routes where a test asks for them.
+const NO_TOKENS = { ADMIN_TOKEN: undefined, FEED_TOKEN: undefined };
+
 /**
  * `bindings`: variables over those of wrangler.toml (undefined removes one). `consumer`: over the queues' consumer
  * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out. `second`: the
@@ -101,7 +104,7 @@ export class World {
   #miniflareOptions() {
     const { bindings, consumer = {}, hooks = false, second = false, without = [] } = this.#options;
     const proxy = proxyWorker({
-      bindings: { REGISTRY_URL: ISSUER, ...ROOMY, ...bindings },
+      bindings: { REGISTRY_URL: ISSUER, ...NO_TOKENS, ...ROOMY, ...bindings },
       extraMain: hooks ? readFileSync(join(ROOT, "tests/support/main-for-tests.js"), "utf8") : undefined,
       sockets: DIRECT,
       outboundService: REGISTRY,
