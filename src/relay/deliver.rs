@@ -1,7 +1,8 @@
 //! A message arrives for this agent.
 //!
 //! Steps: known already: its outcome is repeated, whatever it is; the agent revoked: dead-lettered at once; the queue
-//! full: refused, nothing kept; else written, and sent where it can go out at once. A caller that waits is answered
+//! full: refused, nothing kept; else written, and sent where it can go out at once. A session in which nothing is stored,
+//! because it is new or has lost its storage, asks its agent's trust object first whether it is revoked. A caller that waits is answered
 //! when the message is no longer in flight, 15 s at most; the answer is what is stored then.
 
 use std::rc::Rc;
@@ -9,11 +10,12 @@ use std::rc::Rc;
 use futures_channel::oneshot;
 use serde_json::json;
 
+use super::drain;
 use super::protocol::{DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
 use super::rows::{First, KeptDelivery, NewDelivery, Outgoing};
 use super::session::{Awake, Failure, Moment, Session};
 use crate::clock;
-use crate::core::relay_queue::{DeadReason, Launch, Offer, Taken};
+use crate::core::relay_queue::{DeadReason, Launch, Offer, Standing, Taken};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
 
@@ -33,8 +35,13 @@ impl Session {
         agent: &AgentDid,
         call: DeliverCall<'_>,
     ) -> Result<RelayReply, Failure> {
+        let revoked = self.is_unused()? && self.is_revoked(agent).await?;
         let (placed, ack_timeout_ms) = self.step(|awake, moment| {
             awake.belongs_to(agent);
+            if (revoked || self.unstored.revoked.take()) && !awake.revoked {
+                awake.store_agent()?;
+                awake.set_revoked(Some(moment.now_ms))?;
+            }
             Ok((
                 awake.place(&call, moment)?,
                 moment.app.config.relay.ack_timeout_ms,
@@ -55,6 +62,19 @@ impl Session {
                 .ok_or_else(|| Failure::new("a delivery that vanished"))?;
             Ok(RelayReply::Delivery(awake.delivery(&kept)))
         })
+    }
+
+    /// What the agent's trust object says, where no lift passes meanwhile. One that does not answer is taken for a no: the
+    /// mail waits, and no socket opens for a revoked agent.
+    async fn is_revoked(&self, agent: &AgentDid) -> Result<bool, Failure> {
+        let app = self.app()?;
+        loop {
+            let lifts = self.unstored.lifts.get();
+            let standing = drain::standing_of(&app, agent).await;
+            if self.unstored.lifts.get() == lifts {
+                return Ok(standing == Standing::Revoked);
+            }
+        }
     }
 
     /// `RelayCall::FindDelivery`.

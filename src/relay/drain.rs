@@ -37,14 +37,15 @@ impl Session {
     }
 }
 
-async fn standing_of(app: &App, sender: &AgentDid) -> Standing {
-    match clock::within_ms(ASK_TIMEOUT_MS, trust::client::check(app, sender, None)).await {
+/// How an agent stands, by its trust object, within `ASK_TIMEOUT_MS`.
+pub(super) async fn standing_of(app: &App, agent: &AgentDid) -> Standing {
+    match clock::within_ms(ASK_TIMEOUT_MS, trust::client::check(app, agent, None)).await {
         Some(Ok(reply)) if reply.revoked.is_some() => Standing::Revoked,
         Some(Ok(_)) => Standing::Good,
         Some(Err(_)) | None => {
             app.log.warn(
-                "proxy.relay.sender_unknown",
-                json!({ "senderAgentDid": sender.as_str() }),
+                "proxy.relay.standing_unknown",
+                json!({ "agentDid": agent.as_str() }),
             );
             Standing::Unknown
         }

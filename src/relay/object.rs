@@ -94,10 +94,7 @@ impl AgentRelaySession {
             RelayCall::RevokeSockets { which } => Ok(RelayReply::Closed {
                 sockets: session.revoke(agent, &which)?,
             }),
-            RelayCall::LiftRevocation => session.step(|awake, _| {
-                awake.set_revoked(None)?;
-                Ok(RelayReply::Done)
-            }),
+            RelayCall::LiftRevocation => session.lift(),
             RelayCall::Inspect => session.inspect(),
         }
     }

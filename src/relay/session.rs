@@ -81,6 +81,17 @@ pub struct Session {
     pub(super) turns: RefCell<Turns>,
     /// Receipts are being sent.
     pub(super) emptying_outbox: Cell<bool>,
+    /// What came while nothing was stored here yet, and is not worth storing for itself.
+    pub(super) unstored: Unstored,
+}
+
+/// See `Session::unstored`. Lost in an eviction: the first delivery asks the agent's trust object.
+#[derive(Default)]
+pub(super) struct Unstored {
+    /// The agent was revoked.
+    pub(super) revoked: Cell<bool>,
+    /// How often its revocation was lifted.
+    pub(super) lifts: Cell<u64>,
 }
 
 /// What is known of the object's one alarm.
@@ -157,6 +168,7 @@ impl Session {
             underway: RefCell::new(Vec::new()),
             turns: RefCell::new(Turns::default()),
             emptying_outbox: Cell::new(false),
+            unstored: Unstored::default(),
         }
     }
 

@@ -149,8 +149,9 @@ impl Session {
         };
         socket.store()?;
         awake.socket = Some(socket);
+        // The trust object has just said that it is not.
+        self.unstored.revoked.set(false);
         if awake.revoked {
-            // The trust object has just said that it is not.
             awake.set_revoked(None)?;
         }
         let changes = awake.queue.connected(moment.now_ms);
@@ -235,7 +236,11 @@ impl Session {
         for one in underway.iter().filter(|one| names(&one.jti)) {
             one.revoked.set(true);
         }
-        if *which != RevokedSockets::Agent && self.is_unused()? {
+        if self.is_unused()? {
+            // None is made for that: the first delivery asks (`deliver`).
+            self.unstored
+                .revoked
+                .set(*which == RevokedSockets::Agent || self.unstored.revoked.get());
             return Ok(0);
         }
         self.step(|awake, moment| {
@@ -262,6 +267,19 @@ impl Session {
 }
 
 impl Session {
+    /// `RelayCall::LiftRevocation`.
+    pub fn lift(self: &Rc<Self>) -> Result<RelayReply, Failure> {
+        self.unstored.revoked.set(false);
+        self.unstored.lifts.set(self.unstored.lifts.get().wrapping_add(1));
+        if self.is_unused()? {
+            return Ok(RelayReply::Done);
+        }
+        self.step(|awake, _| {
+            awake.set_revoked(None)?;
+            Ok(RelayReply::Done)
+        })
+    }
+
     /// `RelayCall::GenerationChanged`.
     pub fn change_generation(self: &Rc<Self>, generation: Generation) -> Result<RelayReply, Failure> {
         if self.is_unused()? {

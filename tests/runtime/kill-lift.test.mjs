@@ -216,3 +216,20 @@ test("a lifted token is admitted though the CRL goes on listing it", async () =>
     await own.stop();
   }
 });
+
+test("mail for a revoked agent whose session never was, or was lost, is dead-lettered; after the lift it waits", async () => {
+  const own = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
+  try {
+    for (const isLost of [false, true]) {
+      const [alice, bob] = await own.couple();
+      if (isLost) accepted(await alice.message(bob, {}), { state: "queued" });
+      const { seq } = answered(await byOperator(own, "POST", "/admin/v1/revocations", { kind: "agent", agentDid: bob.agentDid }), 201);
+      await (isLost ? own.wipe : own.evict).call(own, "AGENT_RELAY_SESSION", bob.agentDid);
+      accepted(await alice.message(bob, {}), { state: "dead_lettered" });
+      answered(await byOperator(own, "POST", `/admin/v1/revocations/${seq}/lift`), 201);
+      accepted(await alice.message(bob, {}), { state: "queued", queueDepth: 1 });
+    }
+  } finally {
+    await own.stop();
+  }
+});
