@@ -10,6 +10,7 @@ use crate::protocol::revocation::{MAX_PAGE_ITEMS, Order, Subject};
 use crate::protocol::text::object;
 
 const MAX_REASON_CHARS: usize = 280;
+const FOREIGN_AGENT: &str = "agentDid is of another authority than the expected issuer's";
 
 /// What the operator's order comes to, and why it cannot be carried out here. `authority`: of the agents that this proxy
 /// knows.
@@ -22,7 +23,7 @@ pub fn check_order(order: &Order, authority: &str, now_ms: u64) -> Result<(), &'
         .agent()
         .is_some_and(|agent| agent.authority() != authority)
     {
-        return Err("agentDid is of another authority than the expected issuer's");
+        return Err(FOREIGN_AGENT);
     }
     match order.subject {
         Subject::Token {
@@ -88,18 +89,22 @@ pub fn page_query<'a>(
     }
 }
 
-/// The agent that `agentDid` names, if it is given.
+/// The agent that `agentDid` names, if it is given. `authority`: of the agents that this proxy knows. One of another has
+/// no object here, and its identifier may be that of an agent that has.
 ///
 /// # Errors
 /// What is wrong, for the operator.
 pub fn agent_query<'a>(
     mut pairs: impl Iterator<Item = (impl AsRef<str> + 'a, impl AsRef<str> + 'a)>,
+    authority: &str,
 ) -> Result<Option<AgentDid>, &'static str> {
-    match pairs.find(|(name, _)| name.as_ref() == "agentDid") {
-        Some((_, text)) => AgentDid::parse(text.as_ref())
-            .map(Some)
-            .map_err(|_| "agentDid is not an agent's DID"),
-        None => Ok(None),
+    let Some((_, text)) = pairs.find(|(name, _)| name.as_ref() == "agentDid") else {
+        return Ok(None);
+    };
+    let agent = AgentDid::parse(text.as_ref()).map_err(|_| "agentDid is not an agent's DID")?;
+    match agent.authority() == authority {
+        true => Ok(Some(agent)),
+        false => Err(FOREIGN_AGENT),
     }
 }
 
@@ -177,10 +182,17 @@ mod tests {
 
     #[test]
     fn a_status_is_of_one_agent_or_of_none() {
-        let ask = |text: &str| agent_query(url::form_urlencoded::parse(text.as_bytes()));
+        let ask = |text: &str| {
+            agent_query(
+                url::form_urlencoded::parse(text.as_bytes()),
+                "registry.example.com",
+            )
+        };
         assert_eq!(ask("since=1"), Ok(None));
         assert_eq!(ask(&format!("agentDid={}", agent(1))), Ok(Some(agent(1))));
         assert!(ask("agentDid=").is_err());
+        let foreign = agent(1).to_string().replace("registry.", "other.");
+        assert_eq!(ask(&format!("agentDid={foreign}")), Err(FOREIGN_AGENT));
     }
 
     #[test]

@@ -38,10 +38,12 @@ impl Session {
         let revoked = self.is_unused()? && self.is_revoked(agent).await?;
         let (placed, ack_timeout_ms) = self.step(|awake, moment| {
             awake.belongs_to(agent);
-            if (revoked || self.unstored.revoked.take()) && !awake.revoked {
-                awake.store_agent()?;
+            if (revoked || self.unstored.revoked.get()) && !awake.revoked {
+                // First of all that is stored: from then on nobody asks.
                 awake.set_revoked(Some(moment.now_ms))?;
+                awake.store_agent()?;
             }
+            self.unstored.revoked.set(false);
             Ok((
                 awake.place(&call, moment)?,
                 moment.app.config.relay.ack_timeout_ms,

@@ -146,40 +146,19 @@ impl Session {
         Some(passed.unwrap_or(Err("the recipient's relay session does not answer")))
     }
 
+    /// Everything is asked anew at each try: a pair may end in between.
     async fn check_and_deliver(self: &Rc<Self>, job: &Job) -> Result<(), &'static str> {
         let app = self.app().map_err(|_| "the proxy's settings are not valid")?;
-        // The socket may have learned of a newer one since the frame came.
-        let generation = sockets::attachment(&job.ws).map_or(job.generation, |it| it.generation);
-        let Enqueue { to, group_id, .. } = &job.enqueue;
-        if frame_len(job, &app) > app.config.relay.max_frame_bytes {
-            return Err("the message is too large to be delivered");
-        }
-        match group_id {
-            Some(group) => both_members(&app, group, &job.sender, to, generation).await?,
-            None => match store::is_paired(&app, &job.sender, to, generation).await {
-                Ok((true, _)) => {}
-                Ok((false, _)) => return Err("sender and recipient are not paired"),
-                Err(_) => return Err("trust_store_unavailable"),
-            },
-        }
-        if job.underway.is_revoked() {
-            return Err("revoked");
-        }
         let mut pauses = AGAIN_AFTER_MS.into_iter();
-        let reply = loop {
+        loop {
+            may_pass(&app, job).await?;
             let reply = self.deliver_to(&app, job).await;
-            match (&reply, pauses.next()) {
+            match (reply, pauses.next()) {
+                (Ok(RelayReply::Delivery(_)), _) => return Ok(()),
+                (Ok(RelayReply::QueueFull), _) => return Err("the recipient's queue is full"),
                 (Err(RelayError::Failed), Some(pause_ms)) => clock::sleep_ms(pause_ms).await,
-                _ => break reply,
+                _ => return Err("the recipient's relay session does not answer"),
             }
-            if job.underway.is_revoked() {
-                return Err("revoked");
-            }
-        };
-        match reply {
-            Ok(RelayReply::Delivery(_)) => Ok(()),
-            Ok(RelayReply::QueueFull) => Err("the recipient's queue is full"),
-            Ok(_) | Err(_) => Err("the recipient's relay session does not answer"),
         }
     }
 
@@ -239,6 +218,28 @@ impl Awake {
         let _ = ws.send_with_str(&text);
         Ok(())
     }
+}
+
+/// Whether the frame may be passed on now: its size, the trust between the two, its token.
+async fn may_pass(app: &App, job: &Job) -> Result<(), &'static str> {
+    // The socket may have learned of a newer one since the frame came.
+    let generation = sockets::attachment(&job.ws).map_or(job.generation, |it| it.generation);
+    let Enqueue { to, group_id, .. } = &job.enqueue;
+    if frame_len(job, app) > app.config.relay.max_frame_bytes {
+        return Err("the message is too large to be delivered");
+    }
+    match group_id {
+        Some(group) => both_members(app, group, &job.sender, to, generation).await?,
+        None => match store::is_paired(app, &job.sender, to, generation).await {
+            Ok((true, _)) => {}
+            Ok((false, _)) => return Err("sender and recipient are not paired"),
+            Err(_) => return Err("trust_store_unavailable"),
+        },
+    }
+    if job.underway.is_revoked() {
+        return Err("revoked");
+    }
+    Ok(())
 }
 
 /// Membership of both, of the registry (WIRE.md §5).

@@ -171,6 +171,18 @@ test("a signing key that another isolate found before the registry went is found
     admitted(await probe(agent));
   }));
 
+test("the first request with such a key finds it, though the registry takes all the time that it is given", () =>
+  inWorld({ bindings: { REGISTRY_BUDGET_MS: "3000", TRUST_TIMEOUT_MS: "1000" } }, async (world) => {
+    admitted(await probe(await world.agent()));
+    await eventually(() => world.db.prepare("SELECT 1 FROM signing_keys").first(), { what: "the keys are kept" });
+    await world.registry("/dev/keys/rotate");
+    const later = await world.agent();
+    const document = await (await fetch(new URL("/.well-known/claw-keys.json", world.registryUrl))).text();
+    await world.fault("all", "slow", { ms: 15_000 });
+    await world.db.prepare("UPDATE signing_keys SET document = ?, fetched_at_ms = ?").bind(document, Date.now()).run();
+    admitted(await probe(later));
+  }));
+
 test("a peer that leaves while the registry is down takes nobody's access along", () =>
   inWorld({}, async (world) => {
     const [one, two, leaving] = await world.agents(3);

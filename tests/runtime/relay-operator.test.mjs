@@ -43,7 +43,9 @@ test("an agent's queue, its oldest message, its socket, its revocation, its cloc
   await eventually(async () => (await agentOf(bob)).relay.revoked);
   const revoked = await agentOf(bob);
   assert.deepEqual([revoked.revoked, revoked.relay.connectedSockets], ["agent", 0]);
-  refused(await statusOf("did:cdi:nobody"), 400, "PROXY_ADMIN_INVALID_INPUT");
+  for (const bad of ["did:cdi:nobody", bob.agentDid.replace("registry.test", "other.test")]) {
+    refused(await statusOf(bad), 400, "PROXY_ADMIN_INVALID_INPUT");
+  }
 });
 
 test("sessions of agents that are not connected do nothing while nothing is due", async () => {

@@ -1,6 +1,6 @@
 //! `GET /admin/v1/status?agentDid=`: how the kill switch stands (WIRE.md §10), and one agent where it is named.
 //!
-//! 400 `PROXY_ADMIN_INVALID_INPUT` where the DID cannot be read; 503 `PROXY_REVOCATION_UNAVAILABLE` where the ledger or
+//! 400 `PROXY_ADMIN_INVALID_INPUT` where the DID cannot be read or is not of our registry; 503 `PROXY_REVOCATION_UNAVAILABLE` where the ledger or
 //! one of the agent's objects does not answer; 200.
 
 use futures_util::future::join;
@@ -12,7 +12,7 @@ use crate::app::{App, binding};
 use crate::core::admin::agent_query;
 use crate::core::admission::RevokedWhat;
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{self, Incoming, json_response};
 use crate::protocol::did::AgentDid;
 use crate::protocol::time::iso_ms;
 use crate::registry;
@@ -63,7 +63,9 @@ struct Skew {
 
 /// See the module.
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
-    let agent = agent_query(incoming.target.url.query_pairs()).map_err(bad_input)?;
+    let issuer = &app.config.registry.expected_issuer;
+    let authority = issuer.authority().map_err(|_| http::internal())?;
+    let agent = agent_query(incoming.target.url.query_pairs(), authority.as_str()).map_err(bad_input)?;
     let agent = match agent {
         Some(agent) => Some(of_agent(app, agent).await?),
         None => None,
