@@ -1,7 +1,7 @@
 // How long a revocation, and its lift, take to a guard: the real proxy on the local runtime, the real stream, the
 // example sidecar as a program of its own, and a connector of nobody's concern that acknowledges nothing.
 //
-//   npm run build && cargo build --release --features guard --example sidecar
+//   npm run build && cargo build --release -p clawdentity-guard --example sidecar
 //   node examples/guard_lag.mjs target/release/examples/sidecar [runs]
 //
 // Prints p50 and worst, from the event on the queue to the first 401 of the sidecar and from the operator's order to its

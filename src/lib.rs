@@ -3,18 +3,15 @@
 //!
 //! This file holds the entry points and nothing else. What a request goes
 //! through is in `core::pipeline`; what each room is for is in ARCHITECTURE.md.
-//! `protocol`, `core`, `config` and `error` know nothing of Workers and are
+//! `config`, `error` and `log` know nothing of Workers and are
 //! usable natively.
 
+use clawdentity_core as core;
+use clawdentity_protocol as protocol;
+
 pub mod config;
-pub mod core;
 pub mod error;
-#[cfg(all(feature = "guard", not(target_arch = "wasm32")))]
-pub mod guard;
 pub mod log;
-pub mod protocol;
-#[cfg(all(feature = "proxyctl", not(target_arch = "wasm32")))]
-pub mod proxyctl;
 
 #[cfg(target_arch = "wasm32")]
 mod app;

@@ -20,7 +20,7 @@ const PROGRAM = join(targetDirectory(), "debug/proxyctl");
 let world;
 const scratch = mkdtempSync(join(tmpdir(), "proxyctl-test-"));
 before(async () => {
-  assert.ok(existsSync(PROGRAM), "build it: cargo build --features proxyctl --bin proxyctl --locked");
+  assert.ok(existsSync(PROGRAM), "build it: cargo build -p proxyctl --locked");
   world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
 });
 after(async () => {

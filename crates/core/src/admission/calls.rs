@@ -1,0 +1,406 @@
+//! What is said to an agent's `ProxyTrustState`: one JSON call in, one JSON reply out.
+//!
+//! Every call names the agent, so that a woken object need not be told whose it is, and every call may be repeated:
+//! `admit` by its attempt id, the others because they merge. The formats are pinned by tests: during a deploy, old and
+//! new code talk to each other.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::generation::Generation;
+use super::overlay::{RevokedWhat, TokenRevocation};
+use super::skew::WorstSkew;
+use clawdentity_protocol::b64;
+use clawdentity_protocol::did::AgentDid;
+use clawdentity_protocol::ids::Ulid;
+
+/// The one path of the object.
+pub const CALL_URL: &str = "https://trust/call";
+
+/// What can be asked. Each variant names its reply.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrustCall {
+    /// May this request pass? `AdmitReply`.
+    Admit(AdmitRequest),
+    /// Something of the agent is revoked. `RevokeReply`.
+    Revoke(RevokeRequest),
+    /// What was revoked no longer is, by an operator. `RevokeReply`.
+    Lift(LiftRequest),
+    /// Something cached about the agent may have changed: its session ended, a pair was made or removed.
+    /// `RevokeReply` with the new generation.
+    ReplaceGeneration {
+        /// The agent.
+        agent: AgentDid,
+        /// What of it changed.
+        #[serde(default)]
+        changed: Changed,
+    },
+    /// Is the agent, or this token of it, revoked? For sockets and queued mail, which have no request. `CheckReply`.
+    Check {
+        /// The agent.
+        agent: AgentDid,
+        /// The token that opened the socket, where there is one.
+        jti: Option<Ulid>,
+    },
+    /// The registry called an access token valid. `StoreReply`.
+    StoreValidation(StoreValidation),
+    /// The registry called it invalid: what is kept of it is dropped. `StoreReply`, never stored.
+    DropValidation {
+        /// The agent.
+        agent: AgentDid,
+        /// SHA-256 of the token.
+        #[serde(with = "bytes")]
+        token_hash: [u8; 32],
+    },
+}
+
+/// What about an agent changed, and so what of all that is cached about it is void. The generation is replaced either
+/// way; but each outlives the other's outage (DESIGN.md §1): a peer that leaves while the registry is down must not take
+/// the access validations along, nor a token that is refreshed while D1 is down the pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Changed {
+    /// Its session ended or got a new token: its access validations are void.
+    #[default]
+    Session,
+    /// A pair was made or removed: what was decided about whom it may talk to is void.
+    Pairs,
+}
+
+/// One request that wants to be admitted. Everything in it is proven by the pipeline but the timestamp's age, which
+/// the object checks again by its own clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmitRequest {
+    /// The caller.
+    pub agent: AgentDid,
+    /// Its AIT.
+    pub jti: Ulid,
+    /// When that AIT ends, Unix milliseconds.
+    pub jti_expires_at_ms: u64,
+    /// `X-Claw-Timestamp`, Unix seconds.
+    pub timestamp_s: u64,
+    /// SHA-256 of `X-Claw-Nonce`.
+    #[serde(with = "bytes")]
+    pub nonce_hash: [u8; 32],
+    /// Random, made once per request and repeated when the call is retried.
+    #[serde(with = "bytes")]
+    pub attempt: [u8; 16],
+}
+
+/// What the object decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdmitReply {
+    /// Go on.
+    Admitted {
+        /// The agent's generation now.
+        generation: Generation,
+        /// The generation in which its pairs last changed: what is cached about them is bound to it.
+        pairs_generation: Generation,
+        /// The last validations of access tokens with this AIT, in its present session.
+        #[serde(default, skip_serializing_if = "Validations::is_empty")]
+        validations: Validations,
+        /// An operator lifted the revocation of this very token: the polled CRL does not count against it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        token_lifted: bool,
+    },
+    /// 401 `PROXY_AUTH_REVOKED`.
+    Revoked {
+        /// What of the caller.
+        what: RevokedWhat,
+    },
+    /// 401 `PROXY_AUTH_REPLAY`.
+    Replayed,
+    /// 429 `PROXY_RATE_LIMIT_EXCEEDED`.
+    OverRate {
+        /// `Retry-After`, seconds.
+        retry_after_s: u32,
+    },
+    /// 401 `PROXY_AUTH_TIMESTAMP_SKEW`: by the object's clock, or the nonces of that time are forgotten.
+    Skewed,
+}
+
+/// When the registry last called which access tokens of one agent and AIT valid. A few at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validations(pub Vec<Validated>);
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validated {
+    /// SHA-256 of the token.
+    #[serde(with = "bytes")]
+    pub token_hash: [u8; 32],
+    /// When the registry was asked, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+impl Validations {
+    /// When this token was validated, Unix milliseconds.
+    pub fn at_ms(&self, token_hash: &[u8; 32]) -> Option<u64> {
+        self.0
+            .iter()
+            .find(|validated| validated.token_hash == *token_hash)
+            .map(|validated| validated.at_ms)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A revocation of an agent, of some of its tokens, or both. Who says so, and why, is in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeRequest {
+    /// The agent.
+    pub agent: AgentDid,
+    /// The agent itself is revoked.
+    pub revoke_agent: bool,
+    /// These tokens are.
+    pub tokens: Vec<TokenRevocation>,
+}
+
+/// The lift of an agent's revocation, of those of some of its tokens, or both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiftRequest {
+    /// The agent.
+    pub agent: AgentDid,
+    /// The agent itself is no longer revoked.
+    pub lift_agent: bool,
+    /// These tokens are not; the expiry says how long that must be remembered against the polled CRL.
+    pub tokens: Vec<TokenRevocation>,
+}
+
+/// What a revocation, a lift or a replacement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeReply {
+    /// False where everything stood already.
+    pub changed: bool,
+    /// The agent's generation now.
+    pub generation: Generation,
+}
+
+/// How an agent, or a token of it, stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReply {
+    /// What is revoked, if anything.
+    pub revoked: Option<RevokedWhat>,
+    /// The agent's generation now.
+    pub generation: Generation,
+    /// How far off its clock was at worst in the last hour, if it was admitted in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_skew: Option<WorstSkew>,
+}
+
+/// An access token that the registry called valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreValidation {
+    /// The agent.
+    pub agent: AgentDid,
+    /// The AIT it was validated with.
+    pub jti: Ulid,
+    /// SHA-256 of the token.
+    #[serde(with = "bytes")]
+    pub token_hash: [u8; 32],
+    /// When the registry was asked, Unix milliseconds.
+    pub validated_at_ms: u64,
+    /// The generation of the admission under which it was asked.
+    pub generation: Generation,
+}
+
+/// Whether the validation was kept: only if the generation is still the one it was asked under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreReply {
+    /// Kept.
+    pub stored: bool,
+}
+
+/// Fixed bytes as base64url.
+mod bytes {
+    use super::{Deserialize, Deserializer, Serializer, b64, de};
+
+    pub fn serialize<const N: usize, S: Serializer>(
+        bytes: &[u8; N],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&b64::encode(bytes))
+    }
+
+    pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; N], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        b64::decode_array(&text).map_err(|_| de::Error::custom("not base64url of the right length"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    const DID: &str = "did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4";
+
+    fn agent() -> AgentDid {
+        AgentDid::parse(DID).unwrap()
+    }
+
+    fn jti() -> Ulid {
+        Ulid::parse("01HF7YAT31JZHSMW1CG6Q6MHB7").unwrap()
+    }
+
+    fn pinned<T: Serialize + DeserializeOwned + Debug>(value: &T, json: &str) {
+        assert_eq!(serde_json::to_string(value).unwrap(), json);
+        let back: T = serde_json::from_str(json).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{value:?}"));
+    }
+
+    #[test]
+    fn calls_are_pinned() {
+        let admit = AdmitRequest {
+            agent: agent(),
+            jti: jti(),
+            jti_expires_at_ms: 2,
+            timestamp_s: 1,
+            nonce_hash: [0; 32],
+            attempt: [0xff; 16],
+        };
+        let zeros = "A".repeat(43);
+        let admit_json = format!(
+            r#"{{"admit":{{"agent":"{DID}","jti":"01HF7YAT31JZHSMW1CG6Q6MHB7","jti_expires_at_ms":2,"timestamp_s":1,"nonce_hash":"{zeros}","attempt":"_____________________w"}}}}"#
+        );
+        pinned(&TrustCall::Admit(admit), &admit_json);
+        pinned(
+            &TrustCall::Revoke(RevokeRequest {
+                agent: agent(),
+                revoke_agent: false,
+                tokens: vec![TokenRevocation {
+                    jti: jti(),
+                    expires_at_ms: 3,
+                }],
+            }),
+            &format!(
+                r#"{{"revoke":{{"agent":"{DID}","revoke_agent":false,"tokens":[{{"jti":"01HF7YAT31JZHSMW1CG6Q6MHB7","expires_at_ms":3}}]}}}}"#
+            ),
+        );
+        pinned(
+            &TrustCall::Lift(LiftRequest {
+                agent: agent(),
+                lift_agent: true,
+                tokens: vec![],
+            }),
+            &format!(r#"{{"lift":{{"agent":"{DID}","lift_agent":true,"tokens":[]}}}}"#),
+        );
+        pinned(
+            &TrustCall::ReplaceGeneration {
+                agent: agent(),
+                changed: Changed::Pairs,
+            },
+            &format!(r#"{{"replace_generation":{{"agent":"{DID}","changed":"pairs"}}}}"#),
+        );
+        pinned(
+            &TrustCall::Check {
+                agent: agent(),
+                jti: None,
+            },
+            &format!(r#"{{"check":{{"agent":"{DID}","jti":null}}}}"#),
+        );
+        pinned(
+            &TrustCall::StoreValidation(StoreValidation {
+                agent: agent(),
+                jti: jti(),
+                token_hash: [0; 32],
+                validated_at_ms: 5,
+                generation: Generation::from_random([1; 8]),
+            }),
+            &format!(
+                r#"{{"store_validation":{{"agent":"{DID}","jti":"01HF7YAT31JZHSMW1CG6Q6MHB7","token_hash":"{zeros}","validated_at_ms":5,"generation":"0101010101010101"}}}}"#
+            ),
+        );
+        pinned(
+            &TrustCall::DropValidation {
+                agent: agent(),
+                token_hash: [0; 32],
+            },
+            &format!(r#"{{"drop_validation":{{"agent":"{DID}","token_hash":"{zeros}"}}}}"#),
+        );
+    }
+
+    #[test]
+    fn replies_are_pinned() {
+        let generation = Generation::from_random([1; 8]);
+        let validations = Validations(vec![Validated {
+            token_hash: [0; 32],
+            at_ms: 7,
+        }]);
+        assert_eq!(
+            (validations.at_ms(&[0; 32]), validations.at_ms(&[1; 32])),
+            (Some(7), None)
+        );
+        let cases = [
+            (
+                AdmitReply::Admitted {
+                    generation,
+                    pairs_generation: generation,
+                    validations: Validations::default(),
+                    token_lifted: false,
+                },
+                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101"}}"#,
+            ),
+            (
+                AdmitReply::Admitted {
+                    generation,
+                    pairs_generation: generation,
+                    validations,
+                    token_lifted: true,
+                },
+                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}],"token_lifted":true}}"#,
+            ),
+            (
+                AdmitReply::Revoked {
+                    what: RevokedWhat::Agent,
+                },
+                r#"{"revoked":{"what":"agent"}}"#,
+            ),
+            (AdmitReply::Replayed, r#""replayed""#),
+            (
+                AdmitReply::OverRate { retry_after_s: 9 },
+                r#"{"over_rate":{"retry_after_s":9}}"#,
+            ),
+            (AdmitReply::Skewed, r#""skewed""#),
+        ];
+        for (reply, json) in &cases {
+            pinned(reply, json);
+        }
+        pinned(
+            &RevokeReply {
+                changed: true,
+                generation,
+            },
+            r#"{"changed":true,"generation":"0101010101010101"}"#,
+        );
+        pinned(
+            &CheckReply {
+                revoked: None,
+                generation,
+                worst_skew: None,
+            },
+            r#"{"revoked":null,"generation":"0101010101010101"}"#,
+        );
+        pinned(
+            &CheckReply {
+                revoked: None,
+                generation,
+                worst_skew: Some(WorstSkew {
+                    skew_s: -250,
+                    at_ms: 7,
+                }),
+            },
+            r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7}}"#,
+        );
+        pinned(&StoreReply { stored: true }, r#"{"stored":true}"#);
+    }
+}

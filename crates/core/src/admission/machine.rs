@@ -1,0 +1,402 @@
+//! The state machine of one agent's `ProxyTrustState`. See `admission` for what it promises.
+//!
+//! Storage is written before memory, so that a failed write changes nothing; what memory holds is what `Tables::load`
+//! would find, so that an eviction between any two steps changes no answer.
+
+use std::collections::HashMap;
+
+use super::calls::{
+    AdmitReply, AdmitRequest, Changed, CheckReply, LiftRequest, RevokeReply, RevokeRequest, StoreReply,
+    StoreValidation, Validated, Validations,
+};
+use super::generation::Generation;
+use super::nonces;
+use super::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation};
+use super::rate::RateLog;
+use super::skew::SkewLog;
+use super::tables::{NonceRow, Stored, Tables, Validation};
+use clawdentity_protocol::ids::Ulid;
+
+/// Tokens of one agent that are remembered as looked up in the ledger. An agent uses one or two; forgetting one costs
+/// one question to the ledger.
+pub const MAX_SEEN_TOKENS: usize = 256;
+/// Access validations that are kept per agent.
+pub const MAX_VALIDATIONS: usize = 4;
+/// Expired rows of tokens are kept this much longer, so that a clock that ran ahead for a while loses none.
+pub const SWEEP_GRACE_MS: u64 = 24 * 3_600_000;
+
+/// The settings it works with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Admissions within the window.
+    pub rate_limit: u32,
+    /// The window.
+    pub rate_window_ms: u64,
+    /// A clock that is off by more seconds than this is kept on disk.
+    pub warn_skew_s: u64,
+}
+
+/// What one agent's object knows and decides.
+pub struct Admission<T> {
+    tables: T,
+    limits: Limits,
+    generation: Generation,
+    pairs_generation: Generation,
+    agent_revoked: bool,
+    ledger_asked: bool,
+    forgotten_through: Option<u64>,
+    oldest_bucket: Option<u64>,
+    rate: RateLog,
+    seen_tokens: HashMap<Ulid, u64>,
+    validations: Vec<Validation>,
+    lifted_tokens: HashMap<Ulid, u64>,
+    skews: SkewLog,
+}
+
+impl<T: Tables> Admission<T> {
+    /// Wakes the object: everything is as it was before it slept. An object that has no generation yet takes `fresh`,
+    /// which must be random.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn wake(tables: T, limits: Limits, now_ms: u64, fresh: Generation) -> Result<Self, T::Error> {
+        let Stored {
+            generation,
+            pairs_generation,
+            agent_revoked,
+            ledger_asked,
+            forgotten_through,
+            oldest_bucket,
+            seen_at_ms,
+            seen_tokens,
+            validations,
+            lifted_tokens,
+            skews,
+        } = tables.load(now_ms.saturating_sub(limits.rate_window_ms))?;
+        let (generation, pairs_generation) = match (generation, pairs_generation) {
+            (Some(generation), Some(pairs)) => (generation, pairs),
+            _ => {
+                tables.put_generation(fresh, Changed::Session)?;
+                tables.put_generation(fresh, Changed::Pairs)?;
+                (fresh, fresh)
+            }
+        };
+        Ok(Self {
+            tables,
+            limits,
+            generation,
+            pairs_generation,
+            agent_revoked,
+            ledger_asked,
+            forgotten_through,
+            oldest_bucket,
+            rate: RateLog::new(limits.rate_limit, limits.rate_window_ms, seen_at_ms),
+            seen_tokens: seen_tokens.into_iter().collect(),
+            validations,
+            lifted_tokens: lifted_tokens.into_iter().collect(),
+            skews,
+        })
+    }
+
+    /// Decides about one request: revoked, then the same attempt again, then the clock, replay, rate.
+    ///
+    /// # Errors
+    /// The storage's; nothing was admitted then.
+    pub fn admit(&mut self, now_ms: u64, request: &AdmitRequest) -> Result<AdmitReply, T::Error> {
+        if self.agent_revoked {
+            return Ok(AdmitReply::Revoked {
+                what: RevokedWhat::Agent,
+            });
+        }
+        let facts = self
+            .tables
+            .facts(request.jti, &request.nonce_hash, nonces::live_buckets(now_ms))?;
+        if facts.token_revoked {
+            return Ok(AdmitReply::Revoked {
+                what: RevokedWhat::Token,
+            });
+        }
+        if facts.attempt == Some(request.attempt) {
+            return Ok(self.admitted(request));
+        }
+        let bucket = nonces::bucket_of(request.timestamp_s);
+        if !nonces::within_skew(now_ms, request.timestamp_s) || self.forgotten_through >= Some(bucket) {
+            return Ok(AdmitReply::Skewed);
+        }
+        if facts.attempt.is_some() {
+            return Ok(AdmitReply::Replayed);
+        }
+        if let Err(retry_after_s) = self.rate.check(now_ms) {
+            return Ok(AdmitReply::OverRate { retry_after_s });
+        }
+        let row = NonceRow {
+            bucket,
+            hash: request.nonce_hash,
+            attempt: request.attempt,
+            seen_at_ms: now_ms,
+        };
+        self.tables.insert_nonce(&row)?;
+        self.rate.record(now_ms);
+        let skew_s = (now_ms / 1000) as i64 - request.timestamp_s as i64;
+        if self.skews.record(now_ms, skew_s, self.limits.warn_skew_s) {
+            self.tables.put_skews(&self.skews.to_text())?;
+        }
+        self.oldest_bucket = Some(self.oldest_bucket.map_or(bucket, |oldest| oldest.min(bucket)));
+        Ok(self.admitted(request))
+    }
+
+    /// Writes a revocation. An agent's revocation replaces the generation with `fresh`, as it voids all that is cached.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn revoke(&mut self, request: &RevokeRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
+        let mut changed = self.revoke_agent_if(request.revoke_agent, fresh)?;
+        for token in &request.tokens {
+            changed |= self.revoke_token(token)?;
+        }
+        Ok(RevokeReply {
+            changed,
+            generation: self.generation,
+        })
+    }
+
+    /// Takes a revocation back. An agent's lift replaces the generation with `fresh`: nothing that was decided before
+    /// it is decided now.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn lift(&mut self, request: &LiftRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
+        let lifts_agent = request.lift_agent && self.agent_revoked;
+        if lifts_agent {
+            self.tables.delete_agent_revoked()?;
+            self.agent_revoked = false;
+            self.replace_generation(fresh, Changed::Session)?;
+        }
+        for token in &request.tokens {
+            self.tables.put_token_lifted(token)?;
+            self.lifted_tokens.insert(token.jti, token.expires_at_ms);
+        }
+        Ok(RevokeReply {
+            changed: lifts_agent || !request.tokens.is_empty(),
+            generation: self.generation,
+        })
+    }
+
+    /// Voids what is cached about the agent and may have changed.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn replace_generation(
+        &mut self,
+        fresh: Generation,
+        changed: Changed,
+    ) -> Result<RevokeReply, T::Error> {
+        self.tables.put_generation(fresh, changed)?;
+        self.generation = fresh;
+        match changed {
+            Changed::Session => self.validations.clear(),
+            Changed::Pairs => self.pairs_generation = fresh,
+        }
+        Ok(RevokeReply {
+            changed: true,
+            generation: fresh,
+        })
+    }
+
+    /// Takes in what the ledger says of the agent and, where one was asked about, of a token; it will not be asked
+    /// again.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn learn(
+        &mut self,
+        token: Option<(Ulid, u64)>,
+        answer: LedgerAnswer,
+        fresh: Generation,
+    ) -> Result<(), T::Error> {
+        self.revoke_agent_if(answer.agent_revoked, fresh)?;
+        if !self.ledger_asked {
+            self.tables.put_ledger_asked()?;
+            self.ledger_asked = true;
+        }
+        let Some((jti, expires_at_ms)) = token else {
+            return Ok(());
+        };
+        if let Some(until_ms) = answer.token_revoked_until_ms {
+            self.revoke_token(&TokenRevocation {
+                jti,
+                expires_at_ms: until_ms,
+            })?;
+        } else if answer.token_lifted && !self.tables.token_revoked(jti)? {
+            let token = TokenRevocation { jti, expires_at_ms };
+            self.tables.put_token_lifted(&token)?;
+            self.lifted_tokens.insert(jti, expires_at_ms);
+        }
+        while self.seen_tokens.len() >= MAX_SEEN_TOKENS {
+            let Some(first) = self
+                .seen_tokens
+                .iter()
+                .min_by_key(|(_, expiry)| **expiry)
+                .map(|(jti, _)| *jti)
+            else {
+                break;
+            };
+            self.tables.delete_seen_token(first)?;
+            self.seen_tokens.remove(&first);
+        }
+        self.tables.put_seen_token(jti, expires_at_ms)?;
+        self.seen_tokens.insert(jti, expires_at_ms);
+        Ok(())
+    }
+
+    /// Keeps a validation made under the present generation.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn store_validation(&mut self, call: &StoreValidation) -> Result<StoreReply, T::Error> {
+        if call.generation != self.generation {
+            return Ok(StoreReply { stored: false });
+        }
+        let StoreValidation {
+            jti,
+            token_hash,
+            validated_at_ms,
+            ..
+        } = *call;
+        let known = self
+            .validations
+            .iter()
+            .find(|validation| validation.token_hash == token_hash);
+        if known.is_some_and(|known| known.jti == jti && known.validated_at_ms >= validated_at_ms) {
+            return Ok(StoreReply { stored: true });
+        }
+        let validation = Validation {
+            token_hash,
+            jti,
+            validated_at_ms,
+        };
+        self.tables.put_validation(&validation)?;
+        self.validations.retain(|known| known.token_hash != token_hash);
+        self.validations.push(validation);
+        if self.validations.len() > MAX_VALIDATIONS {
+            let oldest = self
+                .validations
+                .iter()
+                .min_by_key(|validation| validation.validated_at_ms);
+            if let Some(token_hash) = oldest.map(|validation| validation.token_hash) {
+                self.drop_validation(&token_hash)?;
+            }
+        }
+        Ok(StoreReply { stored: true })
+    }
+
+    /// Drops what is kept of an access token.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn drop_validation(&mut self, token_hash: &[u8; 32]) -> Result<StoreReply, T::Error> {
+        if self
+            .validations
+            .iter()
+            .any(|known| known.token_hash == *token_hash)
+        {
+            self.tables.delete_validation(token_hash)?;
+            self.validations.retain(|known| known.token_hash != *token_hash);
+        }
+        Ok(StoreReply { stored: false })
+    }
+
+    /// Forgets what can no longer matter. Returns when to be called again, if there is anything left to forget.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn on_alarm(&mut self, now_ms: u64) -> Result<Option<u64>, T::Error> {
+        let through = nonces::forgettable_through(now_ms, self.limits.rate_window_ms);
+        if let Some(through) =
+            through.filter(|through| self.oldest_bucket.is_some_and(|oldest| oldest <= *through))
+        {
+            let forgotten = self.tables.forget_nonces(through)?;
+            self.forgotten_through = self.forgotten_through.max(forgotten.highest);
+            self.oldest_bucket = forgotten.oldest_left;
+        }
+        let expired_before_ms = now_ms.saturating_sub(SWEEP_GRACE_MS);
+        self.tables.sweep_tokens(expired_before_ms)?;
+        self.seen_tokens.retain(|_, expiry| *expiry >= expired_before_ms);
+        self.lifted_tokens
+            .retain(|_, expiry| *expiry >= expired_before_ms);
+        Ok(self.next_alarm_ms())
+    }
+
+    /// When `on_alarm` has something to forget; Unix milliseconds.
+    pub fn next_alarm_ms(&self) -> Option<u64> {
+        self.oldest_bucket
+            .map(|bucket| nonces::forget_at_ms(bucket, self.limits.rate_window_ms))
+    }
+
+    /// Whether the ledger must be asked first: at a token's first sight, or (no token) at the agent's.
+    pub fn needs_ledger(&self, jti: Option<Ulid>) -> bool {
+        match jti {
+            Some(jti) => !self.seen_tokens.contains_key(&jti),
+            None => !self.ledger_asked,
+        }
+    }
+
+    /// The generation in which its pairs last changed.
+    #[cfg(test)]
+    pub fn pairs_generation(&self) -> Generation {
+        self.pairs_generation
+    }
+
+    /// How the agent, or a token of it, stands.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn check(&self, now_ms: u64, jti: Option<Ulid>) -> Result<CheckReply, T::Error> {
+        let revoked = match jti {
+            _ if self.agent_revoked => Some(RevokedWhat::Agent),
+            Some(jti) if self.tables.token_revoked(jti)? => Some(RevokedWhat::Token),
+            _ => None,
+        };
+        Ok(CheckReply {
+            revoked,
+            generation: self.generation,
+            worst_skew: self.skews.worst(now_ms),
+        })
+    }
+
+    fn revoke_agent_if(&mut self, revoke: bool, fresh: Generation) -> Result<bool, T::Error> {
+        if !revoke || self.agent_revoked {
+            return Ok(false);
+        }
+        self.tables.put_agent_revoked()?;
+        self.agent_revoked = true;
+        self.replace_generation(fresh, Changed::Session)?;
+        Ok(true)
+    }
+
+    fn revoke_token(&mut self, token: &TokenRevocation) -> Result<bool, T::Error> {
+        let changed = self.tables.put_token_revoked(token)?;
+        if self.lifted_tokens.contains_key(&token.jti) {
+            self.tables.delete_lifted_token(token.jti)?;
+            self.lifted_tokens.remove(&token.jti);
+        }
+        Ok(changed)
+    }
+
+    fn admitted(&self, request: &AdmitRequest) -> AdmitReply {
+        let of_this_ait = self
+            .validations
+            .iter()
+            .filter(|validation| validation.jti == request.jti);
+        let validated = |v: &Validation| Validated {
+            token_hash: v.token_hash,
+            at_ms: v.validated_at_ms,
+        };
+        AdmitReply::Admitted {
+            generation: self.generation,
+            pairs_generation: self.pairs_generation,
+            validations: Validations(of_this_ait.map(validated).collect()),
+            token_lifted: self.lifted_tokens.contains_key(&request.jti),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A model of an agent's storage, for the tests: it outlives the machine, as the disk outlives an evicted object.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+
+use super::calls::Changed;
+use super::generation::Generation;
+use super::overlay::TokenRevocation;
+use super::skew::SkewLog;
+use super::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
+use clawdentity_protocol::ids::Ulid;
+
+/// A clone is the same storage.
+#[derive(Clone, Default)]
+pub struct Memory(Rc<RefCell<Data>>);
+
+#[derive(Default)]
+struct Data {
+    stored: Stored,
+    nonces: Vec<NonceRow>,
+    revoked_tokens: HashMap<Ulid, u64>,
+}
+
+impl Memory {
+    /// Nonces kept.
+    pub fn nonce_rows(&self) -> usize {
+        self.0.borrow().nonces.len()
+    }
+
+    /// When the revocation of a token ends, if it is revoked.
+    pub fn revoked_until_ms(&self, jti: Ulid) -> Option<u64> {
+        self.0.borrow().revoked_tokens.get(&jti).copied()
+    }
+}
+
+impl Tables for Memory {
+    type Error = Infallible;
+
+    fn load(&self, seen_after_ms: u64) -> Result<Stored, Infallible> {
+        let data = self.0.borrow();
+        let seen = data
+            .nonces
+            .iter()
+            .map(|row| row.seen_at_ms)
+            .filter(|seen| *seen > seen_after_ms);
+        Ok(Stored {
+            oldest_bucket: data.nonces.iter().map(|row| row.bucket).min(),
+            seen_at_ms: seen.collect(),
+            ..data.stored.clone()
+        })
+    }
+
+    fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts, Infallible> {
+        let data = self.0.borrow();
+        let row = data
+            .nonces
+            .iter()
+            .find(|row| row.hash == *hash && buckets.contains(&row.bucket));
+        Ok(Facts {
+            attempt: row.map(|row| row.attempt),
+            token_revoked: data.revoked_tokens.contains_key(&jti),
+        })
+    }
+
+    fn token_revoked(&self, jti: Ulid) -> Result<bool, Infallible> {
+        Ok(self.0.borrow().revoked_tokens.contains_key(&jti))
+    }
+
+    fn insert_nonce(&self, row: &NonceRow) -> Result<(), Infallible> {
+        let mut data = self.0.borrow_mut();
+        let taken = data
+            .nonces
+            .iter()
+            .any(|known| (known.bucket, known.hash) == (row.bucket, row.hash));
+        assert!(!taken, "the primary key is taken");
+        data.nonces.push(row.clone());
+        Ok(())
+    }
+
+    fn forget_nonces(&self, through: u64) -> Result<Forgotten, Infallible> {
+        let mut data = self.0.borrow_mut();
+        let highest = data
+            .nonces
+            .iter()
+            .map(|row| row.bucket)
+            .filter(|bucket| *bucket <= through)
+            .max();
+        data.nonces.retain(|row| row.bucket > through);
+        data.stored.forgotten_through = data.stored.forgotten_through.max(highest);
+        Ok(Forgotten {
+            highest,
+            oldest_left: data.nonces.iter().map(|row| row.bucket).min(),
+        })
+    }
+
+    fn put_generation(&self, generation: Generation, changed: Changed) -> Result<(), Infallible> {
+        let mut data = self.0.borrow_mut();
+        data.stored.generation = Some(generation);
+        match changed {
+            Changed::Session => data.stored.validations.clear(),
+            Changed::Pairs => data.stored.pairs_generation = Some(generation),
+        }
+        Ok(())
+    }
+
+    fn put_skews(&self, text: &str) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.skews = SkewLog::from_text(text);
+        Ok(())
+    }
+
+    fn put_agent_revoked(&self) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.agent_revoked = true;
+        Ok(())
+    }
+
+    fn delete_agent_revoked(&self) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.agent_revoked = false;
+        Ok(())
+    }
+
+    fn put_token_lifted(&self, token: &TokenRevocation) -> Result<(), Infallible> {
+        self.delete_lifted_token(token.jti)?;
+        let mut data = self.0.borrow_mut();
+        data.revoked_tokens.remove(&token.jti);
+        data.stored.lifted_tokens.push((token.jti, token.expires_at_ms));
+        Ok(())
+    }
+
+    fn delete_lifted_token(&self, jti: Ulid) -> Result<(), Infallible> {
+        self.0
+            .borrow_mut()
+            .stored
+            .lifted_tokens
+            .retain(|(known, _)| *known != jti);
+        Ok(())
+    }
+
+    fn put_token_revoked(&self, token: &TokenRevocation) -> Result<bool, Infallible> {
+        let mut data = self.0.borrow_mut();
+        let before = data.revoked_tokens.get(&token.jti).copied();
+        let after = before.max(Some(token.expires_at_ms));
+        data.revoked_tokens
+            .extend(after.map(|expiry| (token.jti, expiry)));
+        Ok(before != after)
+    }
+
+    fn put_ledger_asked(&self) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.ledger_asked = true;
+        Ok(())
+    }
+
+    fn put_seen_token(&self, jti: Ulid, expires_at_ms: u64) -> Result<(), Infallible> {
+        self.delete_seen_token(jti)?;
+        self.0.borrow_mut().stored.seen_tokens.push((jti, expires_at_ms));
+        Ok(())
+    }
+
+    fn delete_seen_token(&self, jti: Ulid) -> Result<(), Infallible> {
+        self.0
+            .borrow_mut()
+            .stored
+            .seen_tokens
+            .retain(|(known, _)| *known != jti);
+        Ok(())
+    }
+
+    fn put_validation(&self, validation: &Validation) -> Result<(), Infallible> {
+        self.delete_validation(&validation.token_hash)?;
+        self.0.borrow_mut().stored.validations.push(*validation);
+        Ok(())
+    }
+
+    fn delete_validation(&self, token_hash: &[u8; 32]) -> Result<(), Infallible> {
+        self.0
+            .borrow_mut()
+            .stored
+            .validations
+            .retain(|known| known.token_hash != *token_hash);
+        Ok(())
+    }
+
+    fn sweep_tokens(&self, expired_before_ms: u64) -> Result<(), Infallible> {
+        let mut data = self.0.borrow_mut();
+        data.revoked_tokens
+            .retain(|_, expiry| *expiry >= expired_before_ms);
+        let stored = &mut data.stored;
+        for tokens in [&mut stored.seen_tokens, &mut stored.lifted_tokens] {
+            tokens.retain(|(_, expiry)| *expiry >= expired_before_ms);
+        }
+        Ok(())
+    }
+}

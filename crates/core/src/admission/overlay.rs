@@ -1,0 +1,90 @@
+//! The revocation overlay: the hot copy of the ledger, in the object that decides about the agent.
+//!
+//! Merging is idempotent and commutes: an agent once revoked stays so, a token's revocation keeps the latest expiry it
+//! was given. Duplicates and any order of events therefore give the same state (WIRE.md §7). A lift takes back what was
+//! merged; which of a revocation and a lift came last is the ledger's to say, and whoever changes either makes the
+//! overlay say the same (`revocation::settle`). A lifted token is remembered as such: the polled CRL may go on listing
+//! it. Numbering and keeping the record is the ledger's job, not this file's.
+
+use serde::{Deserialize, Serialize};
+
+use clawdentity_protocol::ids::Ulid;
+
+pub use clawdentity_protocol::revocation::Source;
+
+/// How long a token's revocation is kept whose expiry nobody told: the longest life of an AIT (WIRE.md §2), 90 days.
+pub const UNKNOWN_EXPIRY_MS: u64 = 90 * 24 * 3_600_000;
+
+/// What of a caller is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedWhat {
+    /// The agent, with every token it has or will have.
+    Agent,
+    /// This one token.
+    Token,
+}
+
+impl RevokedWhat {
+    /// As in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// One token's revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRevocation {
+    /// The token.
+    pub jti: Ulid,
+    /// Until when the revocation must be kept, Unix milliseconds; see `token_expiry_ms`.
+    pub expires_at_ms: u64,
+}
+
+/// What the ledger says when it is asked about a token at its first sight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerAnswer {
+    /// The token's agent is revoked.
+    pub agent_revoked: bool,
+    /// The token is revoked; until when that is kept, Unix milliseconds.
+    pub token_revoked_until_ms: Option<u64>,
+    /// The token's revocation was lifted, and no later one stands.
+    pub token_lifted: bool,
+}
+
+/// Until when a token's revocation is kept. An expiry that has passed is taken as unknown: a wrong one must not undo
+/// a revocation, and keeping a row that nobody needs costs nothing.
+pub fn token_expiry_ms(told_ms: Option<u64>, now_ms: u64) -> u64 {
+    match told_ms {
+        Some(expiry) if expiry > now_ms => expiry,
+        _ => now_ms.saturating_add(UNKNOWN_EXPIRY_MS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_believed_only_while_it_lies_ahead() {
+        let now_ms = 1_700_000_000_000;
+        for (told_ms, expect) in [
+            (None, now_ms + UNKNOWN_EXPIRY_MS),
+            (Some(now_ms + 1), now_ms + 1),
+            (Some(now_ms), now_ms + UNKNOWN_EXPIRY_MS),
+            (Some(0), now_ms + UNKNOWN_EXPIRY_MS),
+        ] {
+            assert_eq!(token_expiry_ms(told_ms, now_ms), expect, "{told_ms:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_pinned() {
+        for what in [RevokedWhat::Agent, RevokedWhat::Token] {
+            assert_eq!(serde_json::to_value(what).unwrap(), what.as_str());
+        }
+    }
+}

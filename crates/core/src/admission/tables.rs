@@ -1,0 +1,196 @@
+//! What the state machine needs of an agent's storage. The SQL stands in `trust::tables`, a model of it in the tests.
+//!
+//! Every method is synchronous and takes effect at once; the platform writes what one step wrote as one transaction
+//! and lets no answer out before that. So the machine may think of each of its steps as atomic and durable.
+
+use std::ops::RangeInclusive;
+
+use super::calls::Changed;
+use super::generation::Generation;
+use super::overlay::TokenRevocation;
+use super::skew::SkewLog;
+use clawdentity_protocol::ids::Ulid;
+
+/// A nonce that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonceRow {
+    /// See `nonces::bucket_of`.
+    pub bucket: u64,
+    /// SHA-256 of the nonce.
+    pub hash: [u8; 32],
+    /// Which attempt it was accepted for.
+    pub attempt: [u8; 16],
+    /// When, Unix milliseconds: the rate log is rebuilt from it.
+    pub seen_at_ms: u64,
+}
+
+/// What one look-up says about a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The nonce is known: the attempt it was accepted for.
+    pub attempt: Option<[u8; 16]>,
+    /// The token is revoked.
+    pub token_revoked: bool,
+}
+
+/// What is left after forgetting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The highest bucket of which a row was deleted: the new mark, where it is higher than the old one.
+    pub highest: Option<u64>,
+    /// The lowest bucket that still has a row.
+    pub oldest_left: Option<u64>,
+}
+
+/// A validated access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validation {
+    /// SHA-256 of the token.
+    pub token_hash: [u8; 32],
+    /// The AIT it was validated with.
+    pub jti: Ulid,
+    /// When, Unix milliseconds.
+    pub validated_at_ms: u64,
+}
+
+/// What the machine keeps in memory, as it is found on waking.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// The agent's generation.
+    pub generation: Option<Generation>,
+    /// The generation in which its pairs last changed.
+    pub pairs_generation: Option<Generation>,
+    /// The agent is revoked.
+    pub agent_revoked: bool,
+    /// The ledger was asked about this agent at least once.
+    pub ledger_asked: bool,
+    /// The mark (`nonces`).
+    pub forgotten_through: Option<u64>,
+    /// The lowest bucket that has a row.
+    pub oldest_bucket: Option<u64>,
+    /// `seen_at_ms` of the nonces of the rate window, in any order.
+    pub seen_at_ms: Vec<u64>,
+    /// Tokens the ledger was asked about, with their expiry.
+    pub seen_tokens: Vec<(Ulid, u64)>,
+    /// The validations.
+    pub validations: Vec<Validation>,
+    /// Tokens whose revocation was lifted, with their expiry.
+    pub lifted_tokens: Vec<(Ulid, u64)>,
+    /// How far off its clock was.
+    pub skews: SkewLog,
+}
+
+/// The storage of one agent's object.
+pub trait Tables {
+    /// How it fails.
+    type Error;
+
+    /// Everything the machine keeps in memory; of the nonces, those seen after `seen_after_ms`.
+    ///
+    /// # Errors
+    /// The storage failed. So for all methods.
+    fn load(&self, seen_after_ms: u64) -> Result<Stored, Self::Error>;
+
+    /// One look-up for one admission.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts, Self::Error>;
+
+    /// Whether a token is revoked.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn token_revoked(&self, jti: Ulid) -> Result<bool, Self::Error>;
+
+    /// Keeps a nonce that is in no live bucket.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn insert_nonce(&self, row: &NonceRow) -> Result<(), Self::Error>;
+
+    /// Deletes the nonces of all buckets up to and including `through`, and keeps the mark in the same step.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn forget_nonces(&self, through: u64) -> Result<Forgotten, Self::Error>;
+
+    /// Replaces the generation and, in the same step, deletes all validations (`Session`) or replaces the pairs'
+    /// generation too (`Pairs`).
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_generation(&self, generation: Generation, changed: Changed) -> Result<(), Self::Error>;
+
+    /// Keeps the text of a `SkewLog`.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_skews(&self, text: &str) -> Result<(), Self::Error>;
+
+    /// The agent is revoked from now on.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_agent_revoked(&self) -> Result<(), Self::Error>;
+
+    /// The agent is no longer revoked.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn delete_agent_revoked(&self) -> Result<(), Self::Error>;
+
+    /// The revocation of a token is lifted: it is deleted, and the lift kept until this time.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_token_lifted(&self, token: &TokenRevocation) -> Result<(), Self::Error>;
+
+    /// The lift of a token counts no more.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn delete_lifted_token(&self, jti: Ulid) -> Result<(), Self::Error>;
+
+    /// A token is revoked from now on; the later of two expiries counts. True where that changed anything.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_token_revoked(&self, token: &TokenRevocation) -> Result<bool, Self::Error>;
+
+    /// The ledger was asked about the agent.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_ledger_asked(&self) -> Result<(), Self::Error>;
+
+    /// The ledger was asked about this token.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_seen_token(&self, jti: Ulid, expires_at_ms: u64) -> Result<(), Self::Error>;
+
+    /// The ledger will be asked about this token again.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn delete_seen_token(&self, jti: Ulid) -> Result<(), Self::Error>;
+
+    /// Keeps a validation, in the place of an older one of the same token.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_validation(&self, validation: &Validation) -> Result<(), Self::Error>;
+
+    /// Forgets a validation.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn delete_validation(&self, token_hash: &[u8; 32]) -> Result<(), Self::Error>;
+
+    /// Deletes the revocations, the lifts and the sightings of tokens that expired before this time.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn sweep_tokens(&self, expired_before_ms: u64) -> Result<(), Self::Error>;
+}

@@ -1,0 +1,106 @@
+//! What becomes of a queue message that was not done, and what a revocation event asks for.
+//!
+//! The consumers apply, retry and acknowledge; what they may decide is decided here.
+
+use super::admission::{TokenRevocation, token_expiry_ms};
+use clawdentity_protocol::did::AgentDid;
+use clawdentity_protocol::event::AuthRevoked;
+
+/// First and longest pause between the tries of one message, seconds (DESIGN.md §3).
+const FIRST_RETRY_S: u32 = 1;
+const LONGEST_RETRY_S: u32 = 60;
+
+/// The pause after the n-th try, counted from 1: 1 s, doubling to 60 s.
+pub fn retry_delay_s(attempts: u32) -> u32 {
+    let doublings = attempts.saturating_sub(1).min(16);
+    FIRST_RETRY_S.saturating_mul(1 << doublings).min(LONGEST_RETRY_S)
+}
+
+/// What a revocation event asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The agent it names.
+    pub agent: Option<AgentDid>,
+    /// The agent is revoked: the one named, else the one whose tokens these are.
+    pub revoke_agent: bool,
+    /// The agent's session ended.
+    pub session_ended: bool,
+    /// These tokens are revoked.
+    pub tokens: Vec<TokenRevocation>,
+    /// When, by the source, else now; Unix milliseconds.
+    pub revoked_at_ms: u64,
+}
+
+impl Revocation {
+    /// Of an event that came at `now_ms`.
+    pub fn of_event(event: &AuthRevoked, now_ms: u64) -> Self {
+        let expires_at_ms = token_expiry_ms(event.token_expires_at_ms, now_ms);
+        let token = |jti: &_| TokenRevocation {
+            jti: *jti,
+            expires_at_ms,
+        };
+        Self {
+            agent: event.agent.clone(),
+            revoke_agent: event.effect.revoke_agent,
+            session_ended: event.effect.session_ended,
+            tokens: event.effect.tokens.iter().map(token).collect(),
+            revoked_at_ms: event.event_at_ms.unwrap_or(now_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::overlay::UNKNOWN_EXPIRY_MS;
+    use clawdentity_protocol::event::Effect;
+    use clawdentity_protocol::testing::{agent, ulid};
+
+    #[test]
+    fn pauses_double_to_a_minute() {
+        let pauses: Vec<u32> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 100, u32::MAX]
+            .map(retry_delay_s)
+            .into();
+        assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_revocation_has_times_even_where_its_event_has_none() {
+        const NOW_MS: u64 = 1_700_000_000_000;
+        let event = AuthRevoked {
+            event_id: None,
+            agent: Some(agent(1)),
+            effect: Effect {
+                revoke_agent: false,
+                tokens: vec![ulid(7), ulid(8)],
+                session_ended: false,
+            },
+            token_expires_at_ms: None,
+            reason: Some("reissued".into()),
+            event_at_ms: None,
+            bad_tokens: false,
+        };
+        for (told_ms, at_ms, expiry_ms, revoked_at_ms) in [
+            (None, None, NOW_MS + UNKNOWN_EXPIRY_MS, NOW_MS),
+            (Some(NOW_MS + 9), Some(NOW_MS - 5), NOW_MS + 9, NOW_MS - 5),
+        ] {
+            let event = AuthRevoked {
+                token_expires_at_ms: told_ms,
+                event_at_ms: at_ms,
+                ..event.clone()
+            };
+            let token = |n| TokenRevocation {
+                jti: ulid(n),
+                expires_at_ms: expiry_ms,
+            };
+            let expect = Revocation {
+                agent: Some(agent(1)),
+                revoke_agent: false,
+                session_ended: false,
+                tokens: vec![token(7), token(8)],
+                revoked_at_ms,
+            };
+            assert_eq!(Revocation::of_event(&event, NOW_MS), expect);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The polled CRL: which list counts, and when it is asked for (DESIGN.md §4, WIRE.md §4).
+//!
+//! * Fresh for `ages.fresh_ms`, served while it is refreshed until `ages.stale_ms`.
+//! * `CRL_NOT_FOUND` is an answer, "nothing revoked yet", and remembered like one.
+//! * **The list never goes back.** One signed earlier than the one held is no answer;
+//!   and "nothing revoked yet", which nobody signed, does not end a signed list
+//!   before that is dead. A cache between us and the registry that kept an old
+//!   answer can so make a list stale, and be seen in the log, but not undo a
+//!   revocation.
+//! * A cold isolate waits for its first list, one call at a time: who finds a call
+//!   out looks again every `LOOK_AGAIN_MS` (its own timer: another request's
+//!   promise cannot be awaited), and asks for itself if nothing came for
+//!   `patience_ms`. So a list of 32 MiB is in memory as text once, not once for
+//!   every request of a busy first second.
+//! * Where there is no list that counts, `Gone` says why, and hands over the last
+//!   one: what it lists is still revoked, what it does not list is unknown.
+//! * One that is too large is not asked for again for `ages.fresh_ms`.
+//!
+//! `V` is the parsed list, cheap to clone. Not its job: to verify it, to apply
+//! `CRL_STALE_BEHAVIOR`.
+
+use serde::Deserialize;
+
+use super::answer;
+use super::consult::{self, Decision};
+use crate::cache::{Ages, Look, Refresh, Slot};
+use crate::circuit::{Circuit, CircuitSettings, FailureKind, Outcome, Permit};
+use crate::provenance::Provenance;
+
+/// How long a caller waits before it looks again whether somebody else's call was answered.
+pub const LOOK_AGAIN_MS: u64 = 25;
+
+/// The figures of the desk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrlSettings {
+    /// Of a list.
+    pub ages: Ages,
+    /// See `Cache::new`.
+    pub claim_ms: u64,
+    /// How long a cold isolate leaves its first list to one call.
+    pub patience_ms: u64,
+    /// Of the circuit.
+    pub circuit: CircuitSettings,
+}
+
+/// What to do with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CrlDecision<V> {
+    /// Look in this one.
+    Serve {
+        /// `None`: nothing revoked yet.
+        list: Option<V>,
+        /// On what this rests.
+        provenance: Provenance,
+        /// Ask again in the background under this permit.
+        refresh: Option<Permit>,
+    },
+    /// Ask the registry and wait.
+    Ask(Permit),
+    /// Somebody asks just now: look again in `LOOK_AGAIN_MS`.
+    Wait,
+    /// There is none that counts.
+    Gone {
+        /// The last one, dead.
+        last: Option<V>,
+        /// Why there is none.
+        cause: Missing,
+    },
+}
+
+/// Why there is no list that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The circuit is open.
+    CircuitOpen {
+        /// When a call is made again.
+        retry_after_ms: u64,
+    },
+    /// The registry's list is over the limit.
+    TooLarge,
+}
+
+/// What the registry said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<V> {
+    /// A list that verified.
+    List {
+        /// The list.
+        list: V,
+        /// Its `iat`, Unix seconds.
+        iat_s: u64,
+    },
+    /// 404 `CRL_NOT_FOUND`.
+    Nothing,
+    /// 304 to a question with the tag of the list held.
+    NotModified,
+    /// A list over the limit.
+    TooLarge,
+    /// None: what the circuit makes of it.
+    None(Outcome),
+}
+
+/// What became of an answer; what is not `Taken` or `None` deserves a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// It is the list now.
+    Taken,
+    /// It was signed before the one held.
+    OlderThanHeld,
+    /// "Nothing revoked yet", while a signed list is held.
+    NothingWhileHeld,
+    /// It is over the limit.
+    TooLarge,
+    /// There was no answer, or one to an earlier question than the one that was answered.
+    None,
+}
+
+/// How the list stands, for `/health` and the operator's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This isolate never had one.
+    Never,
+    /// It is served without asking.
+    Fresh,
+    /// It is served while it is refreshed.
+    Stale,
+    /// It counts no more.
+    Dead,
+}
+
+impl Standing {
+    /// For `/health`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// `None`: nothing revoked yet.
+#[derive(Clone, Debug)]
+struct Listed<V> {
+    list: Option<V>,
+    /// Of the latest signed list so far, Unix seconds.
+    iat_s: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct CrlDesk<V> {
+    settings: CrlSettings,
+    slot: Slot<Listed<V>>,
+    circuit: Circuit,
+    too_large_at_ms: Option<u64>,
+}
+
+impl<V: Clone> CrlDesk<V> {
+    /// One that has no list.
+    pub fn new(settings: CrlSettings) -> Self {
+        Self {
+            settings,
+            slot: Slot::new(),
+            circuit: Circuit::new(settings.circuit),
+            too_large_at_ms: None,
+        }
+    }
+
+    /// What to do now.
+    pub fn decide(&mut self, now_ms: u64) -> CrlDecision<V> {
+        let mut found = self.slot.look(now_ms, self.settings.claim_ms);
+        match &mut found {
+            Look::Fetch if self.too_large(now_ms) => return self.gone(Missing::TooLarge),
+            Look::Fetch if !self.slot.claim(now_ms, self.settings.patience_ms) => return CrlDecision::Wait,
+            Look::Stale { refresh, .. } if self.too_large(now_ms) => *refresh = Refresh::Claimed,
+            _ => {}
+        }
+        match consult::decide(found, &mut self.circuit, now_ms) {
+            Decision::Serve {
+                value,
+                provenance,
+                refresh,
+            } => CrlDecision::Serve {
+                list: value.list,
+                provenance,
+                refresh,
+            },
+            Decision::Ask(permit) => CrlDecision::Ask(permit),
+            Decision::Unavailable { retry_after_ms } => {
+                self.slot.release();
+                self.gone(Missing::CircuitOpen { retry_after_ms })
+            }
+        }
+    }
+
+    /// What the registry said to the question asked at `asked_at_ms`.
+    pub fn answered(&mut self, permit: Permit, asked_at_ms: u64, answer: Answer<V>, now_ms: u64) -> Note {
+        let alive = self.slot.serves(now_ms);
+        let (outcome, note) = match answer {
+            Answer::List { list, iat_s } => match self.slot.last() {
+                Some(held) if held.iat_s > iat_s => (failed(FailureKind::Body), Note::OlderThanHeld),
+                _ => (
+                    Outcome::Success,
+                    self.take(
+                        Listed {
+                            list: Some(list),
+                            iat_s,
+                        },
+                        asked_at_ms,
+                    ),
+                ),
+            },
+            Answer::Nothing => match self.slot.last() {
+                Some(held) if held.list.is_some() && alive => (Outcome::Success, Note::NothingWhileHeld),
+                // Its date stays: a signed list of before is still older than the dead one.
+                held => {
+                    let iat_s = held.map_or(0, |held| held.iat_s);
+                    (
+                        Outcome::Success,
+                        self.take(Listed { list: None, iat_s }, asked_at_ms),
+                    )
+                }
+            },
+            Answer::NotModified => match self.slot.last().cloned() {
+                Some(held) => (Outcome::Success, self.take(held, asked_at_ms)),
+                None => (failed(FailureKind::Status), Note::None),
+            },
+            Answer::TooLarge => {
+                self.too_large_at_ms = Some(now_ms);
+                (Outcome::Success, Note::TooLarge)
+            }
+            Answer::None(outcome) => (outcome, Note::None),
+        };
+        self.circuit.report(permit, outcome, now_ms);
+        if !alive && note != Note::Taken {
+            // Who waits for the first list asks next, at once: through the circuit, one after the other.
+            self.slot.release();
+        }
+        note
+    }
+
+    /// The last list, dead or alive: what it lists is revoked, what it does not list is unknown.
+    pub fn last(&self) -> Option<V> {
+        self.slot.last().and_then(|held| held.list.clone())
+    }
+
+    /// How the list stands. Changes nothing.
+    pub fn standing(&self, now_ms: u64) -> Standing {
+        match self.slot.as_of_ms().map(|at_ms| now_ms.saturating_sub(at_ms)) {
+            None => Standing::Never,
+            Some(age_ms) if age_ms < self.settings.ages.fresh_ms => Standing::Fresh,
+            Some(age_ms) if age_ms < self.settings.ages.stale_ms => Standing::Stale,
+            Some(_) => Standing::Dead,
+        }
+    }
+
+    /// The circuit, for its transitions and the status page.
+    pub fn circuit(&mut self) -> &mut Circuit {
+        &mut self.circuit
+    }
+
+    fn too_large(&self, now_ms: u64) -> bool {
+        let age_ms = self.too_large_at_ms.and_then(|at_ms| now_ms.checked_sub(at_ms));
+        age_ms.is_some_and(|age_ms| age_ms < self.settings.ages.fresh_ms)
+    }
+
+    fn gone(&self, cause: Missing) -> CrlDecision<V> {
+        CrlDecision::Gone {
+            last: self.last(),
+            cause,
+        }
+    }
+
+    fn take(&mut self, listed: Listed<V>, asked_at_ms: u64) -> Note {
+        if self.slot.put(listed, asked_at_ms, self.settings.ages) {
+            Note::Taken
+        } else {
+            Note::None
+        }
+    }
+}
+
+/// Whether a 404's body says that nothing has been revoked yet. Any other 404 is no answer to this question.
+pub fn says_not_found(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        code: String,
+    }
+    answer::parse_object::<Body>(body).is_some_and(|body| body.error.code == "CRL_NOT_FOUND")
+}
+
+fn failed(kind: FailureKind) -> Outcome {
+    Outcome::Failure {
+        kind,
+        retry_after_ms: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,453 @@
+//! What is said to an agent's `AgentRelaySession`: one JSON call in, one JSON reply out, at `https://relay/call`.
+//!
+//! Invariants: a call names the agent whose session it is (`RelayRequest::agent`), because an object woken by its
+//! alarm must know whose it is without the platform's help; every call is idempotent, so that a caller may retry one
+//! whose answer was lost; a payload travels as the sender's own JSON text (`RawValue`), never re-written. The enums are
+//! tagged from outside (`{"deliver":{..}}`): serde buffers an inside-tagged enum, and a `RawValue` does not survive that.
+//!
+//! Not its job: who may call what. Callers hold a `Caller`, a queue event or an open socket; the object trusts them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use super::outcome::DeliveryState;
+use crate::admission::Generation;
+use clawdentity_protocol::did::{AgentDid, HumanDid};
+use clawdentity_protocol::ids::{GroupId, MessageId, Ulid};
+pub use clawdentity_protocol::receipt::ReceiptStatus;
+
+/// The one path of the object that takes calls.
+pub const CALL_URL: &str = "https://relay/call";
+
+/// The one path of the object that takes a WebSocket upgrade.
+pub const CONNECT_URL: &str = "https://relay/connect";
+
+/// Carries a `ConnectCall` as JSON beside an upgrade. The worker builds that request itself, from nothing of the
+/// caller's but the upgrade, so that nobody outside can set it.
+pub const CONNECT_HEADER: &str = "x-clawdentity-relay-connect";
+
+/// One call, with the agent whose session is called.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayRequest<'a> {
+    /// The agent whose session this is: its DID is the object's name.
+    pub agent: AgentDid,
+    /// What is asked.
+    #[serde(borrow)]
+    pub call: RelayCall<'a>,
+}
+
+/// What can be asked of a session. "This agent" is the session's own.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RelayCall<'a> {
+    /// Deliver a message to this agent. Answered by `Delivery` or `QueueFull`.
+    #[serde(borrow)]
+    Deliver(DeliverCall<'a>),
+    /// A receipt for a message that was sent *to* this agent (the receipts queue's consumer calls this at the
+    /// recipient's session). Sets the message's state here and sees to it that the sender's session hears of it.
+    /// Answered by `Done`.
+    RecordReceipt(ReceiptCall),
+    /// Receipts for messages *from* this agent, from their recipient's session: pushed to this agent's connector.
+    /// Only that session calls this. Answered by `Done`.
+    PushReceipts(PushReceiptsCall),
+    /// The state of a message that was sent *to* this agent. Answered by `Found` or `NotFound`.
+    FindDelivery {
+        /// Who sent it.
+        sender: AgentDid,
+        /// The request's id, or the `deliver` frame's.
+        request_id: MessageId,
+    },
+    /// Something cached about this agent may have changed: its sockets use this generation from now on.
+    /// Answered by `Done`.
+    GenerationChanged {
+        /// The generation that is now in force.
+        generation: Generation,
+    },
+    /// Close this agent's sockets that a revocation names, with 1008 `revoked`. Never waits for a connector.
+    /// Answered by `Closed`.
+    RevokeSockets {
+        /// Which of them.
+        which: RevokedSockets,
+    },
+    /// The revocation of this agent was lifted: mail for it is queued again. Answered by `Done`.
+    LiftRevocation,
+    /// How the session is doing, for an operator. Answered by `Status`.
+    Inspect,
+}
+
+/// Which sockets a revocation ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RevokedSockets {
+    /// The agent is revoked: all its sockets, and its queue is dead-lettered (`recipient_revoked`), now and later.
+    Agent,
+    /// The agent's session ended: all its sockets; its queue waits for the next connection.
+    Session,
+    /// Those that one of these tokens opened.
+    Tokens(Vec<Ulid>),
+}
+
+/// A message for this agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverCall<'a> {
+    /// Who sends it.
+    pub sender: AgentDid,
+    /// The message's id, unique per sender and recipient: asked again, the first outcome is repeated (WIRE.md §6).
+    pub request_id: MessageId,
+    /// The JSON text, as the sender wrote it.
+    #[serde(borrow)]
+    pub payload: &'a RawValue,
+    /// `deliverySource` of the frame: `agent.enqueue`, `proxy.events.queue.…`; a hook has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_source: Option<String>,
+    /// `contentType` of the frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// `groupId` of the frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_id: Option<GroupId>,
+    /// `conversationId` of the frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation_id: Option<String>,
+    /// `replyTo` of the frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// The sender was admitted for this very message (a hook request, a frame on its open socket). A message of
+    /// which that is not so (an event's) is sent only after the sender's trust object was asked.
+    pub sender_admitted: bool,
+    /// Wait for the connector's acknowledgement, 15 s at most, where the message can go out at once.
+    pub wait: bool,
+}
+
+/// A recipient's word on what became of a message (WIRE.md §5, §7).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptCall {
+    /// Who sent the message.
+    pub sender: AgentDid,
+    /// The request's id, or the `deliver` frame's: either finds the message.
+    pub request_id: MessageId,
+    /// What became of it.
+    pub status: ReceiptStatus,
+    /// Why, where it was not delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Receipts on their way to the sender's connector.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushReceiptsCall {
+    /// The agent the messages went to.
+    pub recipient: AgentDid,
+    /// At most 100.
+    pub receipts: Vec<PushReceipt>,
+}
+
+/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (WIRE.md §6).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushReceipt {
+    /// The request's id: `originalFrameId` of the frame.
+    pub request_id: Ulid,
+    /// What became of the message.
+    pub status: ReceiptStatus,
+    /// Why, where it was not delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a session answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RelayReply {
+    /// The message is here, and this is its state.
+    Delivery(Delivery),
+    /// The recipient's queue is at its limit: 507 `PROXY_RELAY_QUEUE_FULL`. Nothing was kept.
+    QueueFull,
+    /// What is known of the message.
+    Found(FoundDelivery),
+    /// No such message from that sender.
+    NotFound,
+    /// That many sockets were told to close.
+    Closed {
+        /// How many.
+        sockets: u32,
+    },
+    /// Done, or done before.
+    Done,
+    /// For an operator.
+    Status(SessionStatus),
+}
+
+/// A message's state, in the shape of the hook's 202 (WIRE.md §5).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// The `deliver` frame's id: the same on every retry.
+    pub delivery_id: Ulid,
+    /// Where the message is.
+    pub state: DeliveryState,
+    /// How many messages wait or are in flight for this agent.
+    pub queue_depth: u32,
+    /// How many sockets this agent has open.
+    pub connected_sockets: u32,
+}
+
+/// What `GET /v1/relay/delivery-receipts` tells of a message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundDelivery {
+    /// The request's id, whichever id was asked for.
+    pub request_id: MessageId,
+    /// The `deliver` frame's id.
+    pub delivery_id: Ulid,
+    /// Where the message is.
+    pub state: DeliveryState,
+    /// Why, where it was dead-lettered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Unix milliseconds; until then this is kept.
+    pub expires_at_ms: u64,
+    /// Unix milliseconds of the last change of state.
+    pub status_updated_at_ms: u64,
+}
+
+/// How a session is doing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionStatus {
+    /// Messages that wait or are in flight.
+    pub queue_depth: u32,
+    /// Of those, sent and not acknowledged.
+    pub in_flight: u32,
+    /// Bytes of their payloads.
+    pub queued_bytes: u64,
+    /// Milliseconds since the oldest of them came; none where there is none.
+    pub oldest_age_ms: Option<u64>,
+    /// Open sockets.
+    pub connected_sockets: u32,
+    /// The agent is revoked: its mail is dead-lettered.
+    pub revoked: bool,
+    /// Bytes of the object's database.
+    pub stored_bytes: u64,
+}
+
+/// Who opens a socket, beside the upgrade request: all of it proven by the pipeline.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectCall {
+    /// The agent.
+    pub agent: AgentDid,
+    /// Its owner.
+    pub owner: HumanDid,
+    /// The token that opens the socket.
+    pub jti: Ulid,
+    /// Unix milliseconds: when that token ends, so does the socket.
+    pub ait_expires_at_ms: u64,
+    /// The generation its admission returned.
+    pub generation: Generation,
+}
+
+/// What `https://relay/connect` answers instead of 101, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ConnectRefusal {
+    /// The agent or its token was revoked between the admission and now: 401 `PROXY_AUTH_REVOKED`.
+    Revoked,
+    /// The trust state could not be asked: 503.
+    TrustUnavailable,
+    /// Not an upgrade, or without its internal header.
+    NotAnUpgrade,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    const A: &str = "did:cdi:registry.test:agent:01JZ0000000000000000000001";
+    const O: &str = "did:cdi:registry.test:human:01JZ0000000000000000000002";
+    const J: &str = "01JZ0000000000000000000003";
+
+    fn agent() -> AgentDid {
+        AgentDid::parse(A).unwrap()
+    }
+
+    fn ulid() -> Ulid {
+        Ulid::parse(J).unwrap()
+    }
+
+    /// `A`, `O` and `J` stand for the ids.
+    fn text(pattern: &str) -> String {
+        pattern
+            .replace("\"A\"", &format!("\"{A}\""))
+            .replace("\"O\"", &format!("\"{O}\""))
+            .replace("\"J\"", &format!("\"{J}\""))
+    }
+
+    fn pinned<T: Serialize + DeserializeOwned + Debug>(value: &T, pattern: &str) {
+        let json = text(pattern);
+        assert_eq!(serde_json::to_string(value).unwrap(), json);
+        assert_eq!(
+            format!("{:?}", serde_json::from_str::<T>(&json).unwrap()),
+            format!("{value:?}")
+        );
+    }
+
+    fn pinned_call(call: RelayCall<'_>, pattern: &str) {
+        let json = text(&format!(r#"{{"agent":"A","call":{pattern}}}"#));
+        let request = RelayRequest { agent: agent(), call };
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        let back: RelayRequest<'_> = serde_json::from_str(&json).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{request:?}"));
+    }
+
+    /// During a deploy old code and new talk to each other.
+    #[test]
+    fn calls_are_pinned() {
+        let payload: &RawValue = serde_json::from_str(r#"{"a":1.0,  "b":1e400}"#).unwrap();
+        let bare = DeliverCall {
+            sender: agent(),
+            request_id: ulid().into(),
+            payload,
+            delivery_source: None,
+            content_type: None,
+            group_id: None,
+            conversation_id: None,
+            reply_to: None,
+            sender_admitted: true,
+            wait: false,
+        };
+        let full = DeliverCall {
+            sender: agent(),
+            request_id: ulid().into(),
+            delivery_source: Some("s".into()),
+            content_type: Some("t".into()),
+            group_id: Some(GroupId::parse(&format!("grp_{J}")).unwrap()),
+            conversation_id: Some("c".into()),
+            reply_to: Some("https://r".into()),
+            ..bare
+        };
+        pinned_call(
+            RelayCall::Deliver(bare),
+            r#"{"deliver":{"sender":"A","requestId":"J","payload":{"a":1.0,  "b":1e400},"senderAdmitted":true,"wait":false}}"#,
+        );
+        let all = format!(
+            r#"{{"deliver":{{"sender":"A","requestId":"J","payload":{{"a":1.0,  "b":1e400}},"deliverySource":"s","contentType":"t","groupId":"grp_{J}","conversationId":"c","replyTo":"https://r","senderAdmitted":true,"wait":false}}}}"#
+        );
+        pinned_call(RelayCall::Deliver(full), &all);
+        let receipt = ReceiptCall {
+            sender: agent(),
+            request_id: ulid().into(),
+            status: ReceiptStatus::DeadLettered,
+            reason: Some("r".into()),
+        };
+        pinned_call(
+            RelayCall::RecordReceipt(receipt),
+            r#"{"recordReceipt":{"sender":"A","requestId":"J","status":"dead_lettered","reason":"r"}}"#,
+        );
+        let receipts = vec![PushReceipt {
+            request_id: ulid(),
+            status: ReceiptStatus::DeliveredToWebhook,
+            reason: None,
+        }];
+        pinned_call(
+            RelayCall::PushReceipts(PushReceiptsCall {
+                recipient: agent(),
+                receipts,
+            }),
+            r#"{"pushReceipts":{"recipient":"A","receipts":[{"requestId":"J","status":"delivered_to_webhook"}]}}"#,
+        );
+        pinned_call(
+            RelayCall::FindDelivery {
+                sender: agent(),
+                request_id: ulid().into(),
+            },
+            r#"{"findDelivery":{"sender":"A","request_id":"J"}}"#,
+        );
+        let generation = serde_json::from_str("\"00000000000000ab\"").unwrap();
+        pinned_call(
+            RelayCall::GenerationChanged { generation },
+            r#"{"generationChanged":{"generation":"00000000000000ab"}}"#,
+        );
+        let revoke = |which| RelayCall::RevokeSockets { which };
+        pinned_call(
+            revoke(RevokedSockets::Agent),
+            r#"{"revokeSockets":{"which":"agent"}}"#,
+        );
+        pinned_call(
+            revoke(RevokedSockets::Session),
+            r#"{"revokeSockets":{"which":"session"}}"#,
+        );
+        pinned_call(
+            revoke(RevokedSockets::Tokens(vec![ulid()])),
+            r#"{"revokeSockets":{"which":{"tokens":["J"]}}}"#,
+        );
+        pinned_call(RelayCall::LiftRevocation, r#""liftRevocation""#);
+        pinned_call(RelayCall::Inspect, r#""inspect""#);
+    }
+
+    #[test]
+    fn replies_are_pinned() {
+        pinned(
+            &RelayReply::Delivery(Delivery {
+                delivery_id: ulid(),
+                state: DeliveryState::Queued,
+                queue_depth: 2,
+                connected_sockets: 1,
+            }),
+            r#"{"delivery":{"deliveryId":"J","state":"queued","queueDepth":2,"connectedSockets":1}}"#,
+        );
+        pinned(&RelayReply::QueueFull, r#""queueFull""#);
+        pinned(
+            &RelayReply::Found(FoundDelivery {
+                request_id: ulid().into(),
+                delivery_id: ulid(),
+                state: DeliveryState::DeadLettered,
+                reason: Some("expired".into()),
+                expires_at_ms: 5,
+                status_updated_at_ms: 4,
+            }),
+            r#"{"found":{"requestId":"J","deliveryId":"J","state":"dead_lettered","reason":"expired","expiresAtMs":5,"statusUpdatedAtMs":4}}"#,
+        );
+        pinned(&RelayReply::NotFound, r#""notFound""#);
+        pinned(&RelayReply::Closed { sockets: 1 }, r#"{"closed":{"sockets":1}}"#);
+        pinned(&RelayReply::Done, r#""done""#);
+        pinned(
+            &RelayReply::Status(SessionStatus {
+                queue_depth: 1,
+                in_flight: 1,
+                queued_bytes: 7,
+                oldest_age_ms: None,
+                connected_sockets: 1,
+                revoked: false,
+                stored_bytes: 8,
+            }),
+            r#"{"status":{"queueDepth":1,"inFlight":1,"queuedBytes":7,"oldestAgeMs":null,"connectedSockets":1,"revoked":false,"storedBytes":8}}"#,
+        );
+    }
+
+    #[test]
+    fn the_upgrade_is_pinned() {
+        let call = ConnectCall {
+            agent: agent(),
+            owner: HumanDid::parse(O).unwrap(),
+            jti: ulid(),
+            ait_expires_at_ms: 9,
+            generation: serde_json::from_str("\"00000000000000ab\"").unwrap(),
+        };
+        pinned(
+            &call,
+            r#"{"agent":"A","owner":"O","jti":"J","aitExpiresAtMs":9,"generation":"00000000000000ab"}"#,
+        );
+        pinned(&ConnectRefusal::Revoked, r#""revoked""#);
+        pinned(&ConnectRefusal::TrustUnavailable, r#""trustUnavailable""#);
+        pinned(&ConnectRefusal::NotAnUpgrade, r#""notAnUpgrade""#);
+    }
+}

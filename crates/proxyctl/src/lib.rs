@@ -1,0 +1,200 @@
+//! `proxyctl`, the operator's command: what it is told, what it asks the proxy, what it says.
+//!
+//! Everything is here but reading the arguments and ending the process (`main.rs`), so that it can be
+//! tested with a server and two buffers. Results go to standard output, all else to standard error; the token goes
+//! into one header and nowhere else.
+//!
+//! | exit code | |
+//! |---|---|
+//! | 0 | all of it is done, or stood already |
+//! | 1 | the proxy refused, or failed at, some or all of it: each is listed |
+//! | 2 | the command line, a file or the environment is wrong: nothing was asked of the proxy |
+//! | 3 | the proxy could not be reached; with many at once: so far, and nothing after it was tried |
+
+mod api;
+mod args;
+mod batch;
+mod show;
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+
+use self::api::{Api, Failure};
+pub use self::args::{Args, Environment};
+use self::args::{Command, Revocations, Revoke};
+use clawdentity_guard::{Auth, Client, Secret};
+use clawdentity_protocol::revocation::Item;
+
+/// The largest file of subjects, and the largest token file.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// `ADMIN_TOKEN` as the proxy takes it: with another length it cannot be that.
+const TOKEN_CHARS: std::ops::RangeInclusive<usize> = 32..=1024;
+/// Runs of one reconciliation; the longest list takes fewer.
+const MAX_RUNS: u32 = 1000;
+
+/// How a run ended: the exit code is its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All done.
+    Done = 0,
+    /// Refused or failed, at least in part.
+    Failed = 1,
+    /// Nothing was asked, because the call itself is wrong.
+    Usage = 2,
+    /// The proxy could not be reached.
+    Unreachable = 3,
+}
+
+/// What a run has of its process.
+pub struct Terminal<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Everything else.
+    pub err: &'a mut dyn Write,
+    /// Standard input, for `--file -`.
+    pub input: &'a mut dyn Read,
+    /// A person watches standard error: show a progress bar there.
+    pub progress: bool,
+    /// Lets this time pass.
+    pub wait: &'a dyn Fn(Duration),
+}
+
+/// Does what the arguments say.
+pub fn run(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> Outcome {
+    match act(args, environment, terminal) {
+        Ok(outcome) => outcome,
+        Err(failure) => {
+            say(terminal.err, &format!("proxyctl: {failure}"));
+            failure.outcome()
+        }
+    }
+}
+
+fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
+    let token = token(args, environment)?;
+    let api = Api::new(client(args, environment, &token)?, &token, terminal.wait);
+    match &args.command {
+        Command::Revoke { what } => revoke(what, args.json, &api, terminal),
+        Command::Revocations { what } => match what {
+            Revocations::List { since } => list(*since, args.json, &api, terminal),
+            Revocations::Lift { seq, force } => {
+                let lift = api.lift(*seq, *force)?;
+                say(terminal.out, &shown(&lift, args.json));
+                Ok(Outcome::Done)
+            }
+        },
+        Command::Reconcile => reconcile(args.json, &api, terminal),
+        Command::Status { agent } => {
+            let status = api.status(agent.as_ref())?;
+            let lines = match args.json {
+                true => vec![status.to_string()],
+                false => show::status(&status),
+            };
+            lines.iter().for_each(|line| say(terminal.out, line));
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+fn token(args: &Args, environment: &Environment) -> Result<String, Failure> {
+    let text = match (&args.token_file, &environment.token) {
+        (Some(path), _) => args::read_file(path)?,
+        (None, Some(token)) => token.clone(),
+        (None, None) => {
+            return Err(usage(
+                "no admin token: set CLAWDENTITY_ADMIN_TOKEN, or --token-file",
+            ));
+        }
+    };
+    let token = text.trim();
+    if !TOKEN_CHARS.contains(&token.len()) {
+        return Err(usage("this is no admin token: that has 32 to 1024 characters"));
+    }
+    Ok(token.to_owned())
+}
+
+fn client(args: &Args, environment: &Environment, token: &str) -> Result<Client, Failure> {
+    let url = args.url.as_deref().or(environment.url.as_deref());
+    let url = url.ok_or_else(|| usage("say which proxy: --url or CLAWDENTITY_PROXY_URL"))?;
+    let secret = Secret::parse(token);
+    let secret = secret.ok_or_else(|| usage("the admin token has characters that no token has"))?;
+    Ok(Client::new(url, Auth::Bearer(secret), args.allow_http)?)
+}
+
+fn revoke(what: &Revoke, json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
+    let orders = args::orders(what, terminal.input)?;
+    match orders.as_slice() {
+        [] => Err(usage("nothing to revoke: the list is empty")),
+        [order] => {
+            say_revoked(&api.revoke(order)?, json, terminal);
+            Ok(Outcome::Done)
+        }
+        many => Ok(batch::revoke(many, json, api, terminal)),
+    }
+}
+
+fn list(since: u64, json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
+    let mut since = since;
+    loop {
+        let page = api.revocations(since)?;
+        for item in &page.items {
+            match writeln!(terminal.out, "{}", shown(item, json)) {
+                Ok(()) => {}
+                // The reader has seen enough (`| head`).
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Outcome::Done),
+                Err(error) => return Err(failed(format!("standard output: {error}"))),
+            }
+        }
+        if !page.more {
+            return Ok(Outcome::Done);
+        }
+        since = page.next;
+    }
+}
+
+/// Runs until the registry's whole list was gone through: a long one takes more than one run.
+fn reconcile(json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
+    for _ in 0..MAX_RUNS {
+        let (report, said) = api.reconcile()?;
+        let line = match json {
+            true => said.to_string(),
+            false => show::report(&report),
+        };
+        say(terminal.out, &line);
+        if report.outcome != "partial" {
+            return Ok(Outcome::Done);
+        }
+        say(
+            terminal.err,
+            "proxyctl: there is more than one run does: going on",
+        );
+    }
+    Err(failed(
+        "the list has no end: what was brought stands, and reconcile goes on from there".to_owned(),
+    ))
+}
+
+fn say_revoked((item, new): &(Item, bool), json: bool, terminal: &mut Terminal<'_>) {
+    let stood = if *new || json { "" } else { "\tstood already" };
+    say(terminal.out, &format!("{}{stood}", shown(item, json)));
+}
+
+fn shown(item: &Item, json: bool) -> String {
+    if json { item.to_json() } else { show::item(item) }
+}
+
+fn failed(reason: String) -> Failure {
+    Failure::Refused { status: None, reason }
+}
+
+fn usage(message: &'static str) -> Failure {
+    Failure::Usage(message.to_owned())
+}
+
+/// Where nobody listens any more, there is nobody to tell.
+fn say(to: &mut dyn Write, text: &str) {
+    let _ = writeln!(to, "{text}");
+}
+
+#[cfg(test)]
+mod tests;
