@@ -1,5 +1,5 @@
 // Every route and every frame type, tried by a revoked caller. The routes are the router's own table
-// (tests/support/routes.json, which a native test of src/core/router.rs keeps equal to it), the frame types those that the
+// (tests/support/routes.json, which a native test of crates/core/src/router.rs keeps equal to it), the frame types those that the
 // protocol's own source reads and writes: one that is added without saying here what a revoked caller gets fails this test.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -133,7 +133,7 @@ const FRAMES = {
 };
 
 test("the table has every frame type that is read or written, and no other", () => {
-  const source = (name) => readFileSync(join(ROOT, "src/protocol", name), "utf8");
+  const source = (name) => readFileSync(join(ROOT, "crates/protocol/src", name), "utf8");
   const all = (text, pattern) => [...text.matchAll(pattern)].map(([, type]) => type);
   const inbound = all(source("frame/inbound.rs"), /Some\("(\w+)"\) =>/g);
   const outbound = all(source("frame.rs"), /\bframe\(\s*"(\w+)"/g);
