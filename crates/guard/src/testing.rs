@@ -1,5 +1,12 @@
 //! For tests alone: an HTTP server of a few lines in this process, which answers as it is told, badly too.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // for tests: a failure is a finding
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};

@@ -1,5 +1,12 @@
 //! For tests alone: fixed keys, and a registry in a struct that signs AITs and CRLs, good and bad ones.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // for tests: a failure is a finding
+
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 
