@@ -1,19 +1,25 @@
 //! Requests and responses as the routes see them.
 //!
-//! `Incoming` holds a request whose body was read under its limit: nothing after
-//! this file can meet a body that is too large. `path_and_query` is the text the
+//! `Head` is a request whose body nobody has looked at; `Unread` is that body, which
+//! the gate reads once the headers are proven (DESIGN.md §2, step 3); the two make an
+//! `Incoming`, so nothing after this file can meet a body that is too large. `path_and_query` is the text the
 //! client signed, taken from the request's URL as the runtime gives it, never
 //! put together again (WIRE.md §3).
 
 use futures_util::StreamExt;
 use serde::Serialize;
+use serde_json::json;
 use url::Url;
 use worker::{Headers, Request, Response, ResponseBuilder};
 
+use crate::clock;
 use crate::core::budget::Budget;
 use crate::error::ApiError;
-use crate::protocol::code;
+use crate::protocol::code::{self, Code};
 use crate::protocol::ids::RequestId;
+
+/// A body must have come within this time.
+const BODY_TIMEOUT_MS: u64 = 10_000;
 
 /// Tells the caller its skew: the proxy's clock minus its own, seconds.
 pub const SKEW_HEADER: &str = "x-claw-clock-skew";
@@ -56,6 +62,104 @@ impl Target {
     }
 }
 
+/// A request but for its body.
+pub struct Head {
+    /// The request line.
+    pub target: Target,
+    /// The headers.
+    pub headers: Headers,
+    /// The caller's where it is well-formed, else a new one.
+    pub request_id: RequestId,
+    /// What the request may still spend on the registry, whatever it must ask (DESIGN.md §1).
+    pub budget: Budget,
+}
+
+impl Head {
+    /// A header's value. Repeated headers are joined by `, `, as Fetch does it.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).ok().flatten()
+    }
+
+    /// The whole request. The time that its body took is not the registry's.
+    pub fn with_body(self, body: Body) -> Incoming {
+        Incoming {
+            target: self.target,
+            headers: self.headers,
+            body: body.bytes,
+            request_id: self.request_id,
+            budget: self.budget.paused(body.took_ms),
+        }
+    }
+}
+
+/// A body that was read.
+pub struct Body {
+    /// The raw bytes; none where there is no body.
+    pub bytes: Vec<u8>,
+    /// How long it took to come, milliseconds.
+    pub took_ms: u64,
+}
+
+/// A body that is yet to be read.
+pub struct Unread {
+    request: Request,
+    limit: usize,
+    broken: &'static Code,
+}
+
+impl Unread {
+    /// The body of this request, of at most `limit` bytes; `broken` is the code of one that breaks off.
+    ///
+    /// # Errors
+    /// 413 by the declared length, before a byte is read.
+    pub fn new(request: Request, limit: usize, broken: &'static Code) -> Result<Self, ApiError> {
+        let declared = request.headers().get("content-length").ok().flatten();
+        let too_large = declared
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .is_some_and(|length| length > limit as u64);
+        if too_large {
+            return Err(body_too_large(limit));
+        }
+        Ok(Self {
+            request,
+            limit,
+            broken,
+        })
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// 413, 408 after 10 s, or the code of a body that broke off.
+    pub async fn read(mut self) -> Result<Body, ApiError> {
+        if self.request.inner().body().is_none() {
+            return Ok(Body {
+                bytes: Vec::new(),
+                took_ms: 0,
+            });
+        }
+        let started_ms = clock::now_ms();
+        let read = clock::within_ms(BODY_TIMEOUT_MS, read_body(&mut self.request, self.limit)).await;
+        match read {
+            Some(Ok(bytes)) => Ok(Body {
+                bytes,
+                took_ms: clock::now_ms().saturating_sub(started_ms),
+            }),
+            Some(Err(BodyError::TooLarge)) => Err(body_too_large(self.limit)),
+            Some(Err(BodyError::Broken)) => Err(ApiError::new(self.broken, "The request body broke off.")),
+            None => Err(ApiError::new(
+                &code::PROXY_BODY_TIMEOUT,
+                "The request body did not come in time.",
+            )),
+        }
+    }
+}
+
+fn body_too_large(limit: usize) -> ApiError {
+    ApiError::new(&code::PROXY_BODY_TOO_LARGE, "The request body is too large.")
+        .with_details(json!({ "maxBytes": limit }))
+}
+
 /// A request whose body was read.
 pub struct Incoming {
     /// The request line.
@@ -78,29 +182,14 @@ impl Incoming {
 }
 
 /// How reading a body can fail.
-pub enum BodyError {
+enum BodyError {
     /// Over the limit.
     TooLarge,
     /// It broke off.
     Broken,
 }
 
-/// Refuses by the declared length, before a byte is read.
-pub fn declared_too_large(headers: &Headers, limit: usize) -> bool {
-    let declared = headers.get("content-length").ok().flatten();
-    declared
-        .and_then(|text| text.trim().parse::<u64>().ok())
-        .is_some_and(|length| length > limit as u64)
-}
-
-/// Reads the body, at most `limit` bytes of it.
-///
-/// # Errors
-/// See `BodyError`.
-pub async fn read_body(request: &mut Request, limit: usize) -> Result<Vec<u8>, BodyError> {
-    if request.inner().body().is_none() {
-        return Ok(Vec::new());
-    }
+async fn read_body(request: &mut Request, limit: usize) -> Result<Vec<u8>, BodyError> {
     let mut stream = request.stream().map_err(|_| BodyError::Broken)?;
     let mut body = Vec::new();
     while let Some(chunk) = stream.next().await {
@@ -137,6 +226,9 @@ pub fn error_response(error: &ApiError, request_id: &str) -> Response {
     }
     if let Some(allow) = &error.allow {
         set("allow", allow);
+    }
+    if let Some((name, value)) = error.code.challenge() {
+        set(name, value);
     }
     if let Some(skew_s) = error.skew_s {
         set(SKEW_HEADER, &skew_s.to_string());

@@ -2,8 +2,8 @@
 //!
 //! It hands `core::pipeline` what it asks for and writes the lines operators read:
 //! `proxy.auth.verified` with everything the decision rested on, `proxy.auth.refused`
-//! with the code, `proxy.auth.clock_skew` where a clock is about to fail. It decides
-//! nothing.
+//! with the code, `proxy.auth.clock_skew` where a clock is about to fail. It reads the
+//! body between the two halves of step 3. It decides nothing.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -23,7 +23,7 @@ use crate::core::provenance::Provenance;
 use crate::core::registry::access::Keep;
 use crate::core::router::KnownAgent;
 use crate::error::ApiError;
-use crate::http::{Incoming, SKEW_HEADER};
+use crate::http::{Head, Incoming, SKEW_HEADER, Unread};
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -46,11 +46,11 @@ thread_local! {
 }
 
 /// Which steps this request needs.
-pub fn policy(known: KnownAgent, access_token: bool, incoming: &Incoming) -> Policy {
+pub fn policy(known: KnownAgent, access_token: bool, head: &Head) -> Policy {
     let known_agent = match known {
         KnownAgent::NotNeeded => false,
         KnownAgent::Needed => true,
-        KnownAgent::NeededUnlessGroup => incoming.header(GROUP_HEADER).is_none(),
+        KnownAgent::NeededUnlessGroup => head.header(GROUP_HEADER).is_none(),
     };
     Policy {
         known_agent,
@@ -58,12 +58,17 @@ pub fn policy(known: KnownAgent, access_token: bool, incoming: &Incoming) -> Pol
     }
 }
 
-/// Steps 2 to 7 of DESIGN.md §2.
+/// Steps 2 to 7 of DESIGN.md §2, and the whole request.
 ///
 /// # Errors
-/// The refusal, with its code.
-pub async fn admit(app: &App, incoming: &Incoming, policy: Policy) -> Result<Verified, ApiError> {
-    let header = |name| incoming.header(name);
+/// The refusal, with its code; or that of the body.
+pub async fn admit(
+    app: &App,
+    head: Head,
+    unread: Unread,
+    policy: Policy,
+) -> Result<(Verified, Incoming), ApiError> {
+    let header = |name| head.header(name);
     let authorization = header("authorization");
     let timestamp = header("x-claw-timestamp");
     let nonce = header("x-claw-nonce");
@@ -77,30 +82,31 @@ pub async fn admit(app: &App, incoming: &Incoming, policy: Policy) -> Result<Ver
         body_sha256: body_sha256.as_deref(),
         proof: proof.as_deref(),
         access_token: access_token.as_deref(),
-        method: &incoming.target.method,
-        path_and_query: &incoming.target.path_and_query,
-        body: &incoming.body,
+        method: &head.target.method,
+        path_and_query: &head.target.path_and_query,
     };
-    let gate = Gate {
+    let mut gate = Gate {
         app,
-        budget: incoming.budget,
-        expected_issuer: expected_issuer(app, incoming),
+        budget: head.budget,
+        expected_issuer: expected_issuer(app, &head),
     };
-    match pipeline::verify(&gate, &presented, policy).await {
-        Ok(verified) => {
-            log_verified(app, incoming, &verified);
-            Ok(verified)
-        }
-        Err(refusal) => {
-            let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
-            let skew_s = timestamp.map(|timestamp| skew_seconds(app.now_ms(), timestamp));
-            let skew_s = skew_s.filter(|skew_s| is_off(app, *skew_s));
-            log_refused(app, incoming, &refusal, skew_s);
-            let mut error = ApiError::from(refusal);
-            error.skew_s = skew_s;
-            Err(error)
-        }
-    }
+    let refused = |refusal: Refusal| {
+        let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
+        let skew_s = timestamp.map(|timestamp| skew_seconds(app.now_ms(), timestamp));
+        let skew_s = skew_s.filter(|skew_s| is_off(app, *skew_s));
+        log_refused(app, &head, &refusal, skew_s);
+        let mut error = ApiError::from(refusal);
+        error.skew_s = skew_s;
+        error
+    };
+    let proven = pipeline::prove(&gate, &presented).await.map_err(refused)?;
+    let body = unread.read().await?;
+    gate.budget = gate.budget.paused(body.took_ms);
+    let verified = pipeline::verify(&gate, proven, &body.bytes, policy)
+        .await
+        .map_err(refused)?;
+    log_verified(app, &head, &verified);
+    Ok((verified, head.with_body(body)))
 }
 
 /// Adds the skew header, to an answer as to a refusal, where the caller's clock is about to fail it.
@@ -239,19 +245,19 @@ fn keep_validation(
 
 /// WIRE.md §2: only a local deployment with a loopback registry and no issuer set may
 /// take anything from the request's host.
-fn expected_issuer(app: &App, incoming: &Incoming) -> Issuer {
+fn expected_issuer(app: &App, head: &Head) -> Issuer {
     let registry = &app.config.registry;
     let local = app.config.environment == Environment::Local && registry.issuer.is_none();
-    let moved = Issuer::for_request(&registry.url, local, &incoming.target.url);
+    let moved = Issuer::for_request(&registry.url, local, &head.target.url);
     moved.unwrap_or_else(|| registry.expected_issuer.clone())
 }
 
-fn log_verified(app: &App, incoming: &Incoming, verified: &Verified) {
+fn log_verified(app: &App, head: &Head, verified: &Verified) {
     let caller = &verified.caller;
     app.log.info(
         "proxy.auth.verified",
         json!({
-            "requestId": incoming.request_id.as_str(),
+            "requestId": head.request_id.as_str(),
             "agentDid": caller.agent().as_str(),
             "ownerDid": caller.owner().as_str(),
             "jti": caller.jti().to_string(),
@@ -267,9 +273,9 @@ fn log_verified(app: &App, incoming: &Incoming, verified: &Verified) {
     }
 }
 
-fn log_refused(app: &App, incoming: &Incoming, refusal: &Refusal, skew_s: Option<i64>) {
+fn log_refused(app: &App, head: &Head, refusal: &Refusal, skew_s: Option<i64>) {
     let mut fields = json!({
-        "requestId": incoming.request_id.as_str(),
+        "requestId": head.request_id.as_str(),
         "code": refusal.code().name,
         "cause": refusal.cause(),
     });

@@ -1,8 +1,8 @@
 //! From a request to its answer.
 //!
-//! `serve` is the whole way of DESIGN.md §2: request id, route, body size,
+//! `serve` is the whole way of DESIGN.md §2: request id, route, declared body size,
 //! per-address limit, then the gate (`gate.rs`, steps 2-7) where the route's row
-//! asks for it, then the handler. Every answer leaves through it, with its
+//! asks for it, which reads the body, then the handler. Every answer leaves through it, with its
 //! `x-request-id` and one `request.completed` line; every refusal is written by
 //! `error_response`. One file a route.
 
@@ -32,7 +32,7 @@ use crate::core::budget::Budget;
 use crate::core::router::{self, Access, BodyLimit, Found, KnownAgent, Route, RouteSpec, SMALL_BODY_BYTES};
 use crate::core::sign_in::bearer;
 use crate::error::ApiError;
-use crate::http::{self, BodyError, Incoming, Target};
+use crate::http::{self, Head, Target, Unread};
 use crate::log::Log;
 use crate::protocol::code;
 use crate::protocol::ids::{RequestId, Ulid};
@@ -85,7 +85,7 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
     response
 }
 
-async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Result<Response, ApiError> {
+async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<Response, ApiError> {
     let target = Target::of(&request).ok_or_else(http::internal)?;
     let spec = match router::find(&target.method, target.path(), app.config.admin_token.is_some()) {
         Found::Row(spec) => spec,
@@ -103,9 +103,7 @@ async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Resu
         BodyLimit::Small => SMALL_BODY_BYTES,
         BodyLimit::Frame => app.config.relay.max_frame_bytes,
     };
-    if http::declared_too_large(&headers, limit) {
-        return Err(too_large(limit));
-    }
+    let unread = Unread::new(request, limit, spec.broken_body)?;
     if spec.public_limit {
         check_address(
             app,
@@ -113,26 +111,19 @@ async fn answer(app: &App, mut request: Request, request_id: &RequestId) -> Resu
             headers.get("cf-connecting-ip").ok().flatten().as_deref(),
         )?;
     }
-    let body = http::read_body(&mut request, limit)
-        .await
-        .map_err(|error| match error {
-            BodyError::TooLarge => too_large(limit),
-            BodyError::Broken => ApiError::new(spec.broken_body, "The request body broke off."),
-        })?;
-    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
-    let incoming = Incoming {
+    let head = Head {
         target,
         headers,
-        body,
         request_id: request_id.clone(),
-        budget,
+        budget: Budget::new(app.now_ms(), app.config.registry.budget_ms),
     };
-    dispatch(app, spec, incoming).await
+    dispatch(app, spec, head, unread).await
 }
 
 /// One arm a route, in the part that its access opens: an operator's are not reached without the operator's token, and
-/// whoever acts for a caller got one from the gate.
-async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Response, ApiError> {
+/// whoever acts for a caller got one from the gate. A body is read once its sender is known, and where nobody need be,
+/// never.
+async fn dispatch(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Result<Response, ApiError> {
     let policy = match spec.access {
         Access::Open => {
             return match spec.route {
@@ -143,7 +134,8 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
         }
         Access::Admin => {
             let expected = app.config.admin_token.as_ref().ok_or_else(http::internal)?;
-            sign_in::check(app, &incoming, expected)?;
+            sign_in::check(app, &head, expected)?;
+            let incoming = head.with_body(unread.read().await?);
             return match spec.route {
                 Route::AdminRevoke => admin::revoke::handle(app, incoming).await,
                 Route::AdminList => admin::list::handle(app, incoming).await,
@@ -153,10 +145,10 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
                 _ => Err(http::internal()),
             };
         }
-        Access::Feed => return serve_feed(app, spec, incoming).await,
-        Access::Claw { known, access_token } => gate::policy(known, access_token, &incoming),
+        Access::Feed => return serve_feed(app, spec, head, unread).await,
+        Access::Claw { known, access_token } => gate::policy(known, access_token, &head),
     };
-    let admitted = gate::admit(app, &incoming, policy).await?;
+    let (admitted, incoming) = gate::admit(app, head, unread, policy).await?;
     let skew_s = admitted.skew_s;
     let caller = admitted.caller;
     let response = match spec.route {
@@ -174,16 +166,17 @@ async fn dispatch(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Res
 }
 
 /// The feed is for the bearer of its token, where there is one, and for known agents.
-async fn serve_feed(app: &App, spec: &RouteSpec, incoming: Incoming) -> Result<Response, ApiError> {
-    let presents_bearer = bearer(incoming.header("authorization").as_deref()).is_some();
-    let admitted = match &app.config.feed_token {
+async fn serve_feed(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Result<Response, ApiError> {
+    let presents_bearer = bearer(head.header("authorization").as_deref()).is_some();
+    let (admitted, incoming) = match &app.config.feed_token {
         Some(expected) if presents_bearer => {
-            sign_in::check(app, &incoming, expected)?;
-            None
+            sign_in::check(app, &head, expected)?;
+            (None, head.with_body(unread.read().await?))
         }
         _ => {
-            let policy = gate::policy(KnownAgent::Needed, false, &incoming);
-            Some(gate::admit(app, &incoming, policy).await?)
+            let policy = gate::policy(KnownAgent::Needed, false, &head);
+            let (admitted, incoming) = gate::admit(app, head, unread, policy).await?;
+            (Some(admitted), incoming)
         }
     };
     let skew_s = admitted.as_ref().map_or(0, |admitted| admitted.skew_s);
@@ -216,11 +209,6 @@ fn check_address(app: &App, spec: &RouteSpec, address: Option<&str>) -> Result<(
         )
         .with_retry_after(retry_after_s)
     })
-}
-
-fn too_large(limit: usize) -> ApiError {
-    ApiError::new(&code::PROXY_BODY_TOO_LARGE, "The request body is too large.")
-        .with_details(json!({ "maxBytes": limit }))
 }
 
 fn settings_fault(faults: &Rc<Vec<Fault>>) -> ApiError {

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::config::Secret;
 use crate::core::sign_in::{SignInError, SignIns};
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::Head;
 use crate::protocol::code;
 
 thread_local! {
@@ -22,17 +22,17 @@ thread_local! {
 ///
 /// # Errors
 /// 401, 429.
-pub fn check(app: &App, incoming: &Incoming, expected: &Secret) -> Result<(), ApiError> {
-    let address = incoming.header("cf-connecting-ip");
+pub fn check(app: &App, head: &Head, expected: &Secret) -> Result<(), ApiError> {
+    let address = head.header("cf-connecting-ip");
     let verdict = SIGN_INS.with_borrow_mut(|sign_ins| {
-        let authorization = incoming.header("authorization");
+        let authorization = head.header("authorization");
         let address = address.as_deref();
         sign_ins.check(authorization.as_deref(), expected.expose(), address, app.now_ms())
     });
     let Err(error) = verdict else { return Ok(()) };
     let fields = json!({
-        "requestId": incoming.request_id.as_str(),
-        "path": incoming.target.path(),
+        "requestId": head.request_id.as_str(),
+        "path": head.target.path(),
         "address": address.as_deref().unwrap_or("unknown"),
         "cause": format!("{error:?}"),
     });

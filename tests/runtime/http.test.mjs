@@ -100,10 +100,13 @@ test("a body over its limit is 413 before authentication, one at the limit is no
     const at = await world.send("POST", path, { body: "x".repeat(limit) });
     refused(at, 401, "PROXY_AUTH_MISSING_TOKEN");
   }
-  const streamed = await fetch(new URL("/pair/start", world.proxyUrl), {
-    method: "POST", duplex: "half", body: new Blob(["y".repeat(KIB_16 + 1)]).stream(), // no Content-Length
+  const agent = await world.agent();
+  const undeclared = (bytes, headers) => fetch(new URL("/pair/start", world.proxyUrl), {
+    method: "POST", duplex: "half", body: new Blob([bytes]).stream(), headers, // no Content-Length
   });
-  assert.equal(streamed.status, 413);
+  const bytes = "y".repeat(KIB_16 + 1);
+  assert.equal((await undeclared(bytes, agent.headers("POST", "/pair/start", bytes))).status, 413);
+  assert.equal((await undeclared(bytes, {})).status, 401, "a stranger's is not read to its end");
 });
 
 test("the per-IP limit: per path and address on the hook and connect routes, before authentication", () =>

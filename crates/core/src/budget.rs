@@ -2,7 +2,7 @@
 //!
 //! A budget is a deadline: whatever a request must ask, and of whom, the last
 //! answer comes before it or not at all. So three slow dependencies cost a caller
-//! no more than one. It is made after the body was read, so that a slow upload
+//! no more than one. It stands still while the body is read, so that a slow upload
 //! does not spend it. Work after the answer (`wait_until`) gets one of its own.
 
 /// A deadline. Copying it copies the deadline, not the time.
@@ -27,6 +27,15 @@ impl Budget {
         Self {
             deadline_ms: self.deadline_ms.saturating_sub(ms),
             limit_ms: self.limit_ms - ms,
+        }
+    }
+
+    /// The same budget, had it been paused for `ms`.
+    #[must_use]
+    pub fn paused(&self, ms: u64) -> Self {
+        Self {
+            deadline_ms: self.deadline_ms.saturating_add(ms),
+            limit_ms: self.limit_ms,
         }
     }
 
@@ -74,6 +83,13 @@ mod tests {
         assert_eq!(budget.but(2_000).remaining_ms(1_000), 3_000);
         assert_eq!(budget.but(2_000).remaining_ms(4_000), 0);
         assert_eq!(budget.but(9_000).remaining_ms(1_000), 2_500);
+    }
+
+    #[test]
+    fn a_pause_does_not_spend_it() {
+        let budget = Budget::new(1_000, 5_000).paused(9_000);
+        assert_eq!(budget.remaining_ms(12_000), 3_000);
+        assert_eq!(budget.remaining_ms(1_000), 5_000);
     }
 
     #[test]

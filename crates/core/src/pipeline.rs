@@ -1,12 +1,15 @@
 //! Who may act: the checks of DESIGN.md §2, steps 2 to 7, in that order, once.
 //!
 //! `verify` is the only maker of a `Caller` (its fields are private), and
-//! handlers act for a `Caller`: so no route can forget a check. The pipeline does
+//! handlers act for a `Caller`: so no route can forget a check. It needs a
+//! `Proven`, which only `prove` makes, from the headers alone: whoever has one
+//! has not yet read a byte of the body of a request that proves nothing. The pipeline does
 //! no I/O. It asks through `Ports`, which the Worker's shell implements with the
 //! registry client, the trust object and D1, and a test with numbers.
 //!
 //! 2. `Authorization` → AIT: 401 `MISSING_TOKEN`, `INVALID_SCHEME`, `INVALID_AIT`; 503 without keys
-//! 3. proof of possession: 401 `INVALID_TIMESTAMP`, `TIMESTAMP_SKEW`, `INVALID_NONCE`, `INVALID_PROOF`
+//! 3. proof of possession over the headers, then the body's hash: 401 `INVALID_TIMESTAMP`, `TIMESTAMP_SKEW`,
+//!    `INVALID_NONCE`, `INVALID_PROOF`
 //! 4. admission: 401 `REVOKED`, `REPLAY`, `TIMESTAMP_SKEW`; 429; 503
 //! 5. the polled CRL: 401 `REVOKED`; 503 where `fail-closed`
 //! 6. known agent: 403
@@ -89,7 +92,7 @@ pub struct VerifiedAit {
     signed_by: PublicKey,
 }
 
-/// What a request presents, as received and not yet looked at.
+/// What a request's headers present, as received and not yet looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// `Authorization`.
@@ -108,8 +111,6 @@ pub struct Presented<'a> {
     pub method: &'a str,
     /// The path with its query.
     pub path_and_query: &'a str,
-    /// The raw body.
-    pub body: &'a [u8],
 }
 
 /// Which of the later steps the route asks for.
@@ -198,18 +199,48 @@ pub struct Evidence {
     pub access: Option<Provenance>,
 }
 
-/// Steps 2 to 7.
+/// A request whose headers are proven to be its agent's. Its body, whose hash they declare, is yet to be read.
+#[derive(Debug)]
+pub struct Proven<'a> {
+    ait: Rc<Ait>,
+    keys: Provenance,
+    proof: ProofHeaders,
+    access_token: Option<&'a str>,
+}
+
+/// Steps 2 and 3, as far as the headers go.
+///
+/// # Errors
+/// The first step that refuses, with its code.
+pub async fn prove<'a, P: Ports>(ports: &P, request: &Presented<'a>) -> Result<Proven<'a>, Refusal> {
+    let (ait, keys) = identify(ports, request.authorization).await?;
+    let proof = check_proof(request, &ait, ports.now_ms())?;
+    Ok(Proven {
+        ait,
+        keys,
+        proof,
+        access_token: request.access_token,
+    })
+}
+
+/// The rest of step 3, then 4 to 7.
 ///
 /// # Errors
 /// The first step that refuses, with its code.
 pub async fn verify<P: Ports>(
     ports: &P,
-    request: &Presented<'_>,
+    proven: Proven<'_>,
+    body: &[u8],
     policy: Policy,
 ) -> Result<Verified, Refusal> {
-    let identified = identify(ports, request.authorization).await?;
-    let proof = prove(request, &identified.0, ports.now_ms())?;
-    decide(ports, identified, &proof, request.access_token, policy).await
+    let Proven {
+        ait,
+        keys,
+        proof,
+        access_token,
+    } = proven;
+    proof.check_body(body).map_err(proof_refused)?;
+    decide(ports, (ait, keys), &proof, access_token, policy).await
 }
 
 /// Steps 4 to 7, for a request that is proven.
@@ -304,28 +335,31 @@ async fn identify<P: Ports>(
     Ok((ait, provenance))
 }
 
-/// Step 3.
-fn prove(request: &Presented<'_>, ait: &Ait, now_ms: u64) -> Result<ProofHeaders, Refusal> {
-    let refuse = |error: ProofError| match error {
-        ProofError::InvalidTimestamp(reason) => Refusal::InvalidTimestamp(reason),
-        ProofError::InvalidNonce(reason) => Refusal::InvalidNonce(reason),
-        ProofError::InvalidProof(reason) => Refusal::InvalidProof(reason),
-    };
+/// Step 3, but for the body.
+fn check_proof(request: &Presented<'_>, ait: &Ait, now_ms: u64) -> Result<ProofHeaders, Refusal> {
     let headers = ProofHeaders::parse(
         request.timestamp,
         request.nonce,
         request.body_sha256,
         request.proof,
     )
-    .map_err(refuse)?;
+    .map_err(proof_refused)?;
     let skew_s = proof::skew_seconds(now_ms, headers.timestamp);
     if skew_s.unsigned_abs() > MAX_SKEW_SECONDS {
         return Err(Refusal::TimestampSkew { skew_s });
     }
     headers
-        .verify(&ait.cnf, request.method, request.path_and_query, request.body)
-        .map_err(refuse)?;
+        .verify(&ait.cnf, request.method, request.path_and_query)
+        .map_err(proof_refused)?;
     Ok(headers)
+}
+
+fn proof_refused(error: ProofError) -> Refusal {
+    match error {
+        ProofError::InvalidTimestamp(reason) => Refusal::InvalidTimestamp(reason),
+        ProofError::InvalidNonce(reason) => Refusal::InvalidNonce(reason),
+        ProofError::InvalidProof(reason) => Refusal::InvalidProof(reason),
+    }
 }
 
 #[cfg(test)]

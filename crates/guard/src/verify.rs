@@ -275,7 +275,8 @@ impl Guard {
             );
         }
         proof
-            .verify(&ait.cnf, head.method, head.path_and_query, body)
+            .verify(&ait.cnf, head.method, head.path_and_query)
+            .and_then(|()| proof.check_body(body))
             .map_err(refused)?;
         Ok(proof)
     }

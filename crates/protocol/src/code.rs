@@ -11,6 +11,20 @@ pub struct Code {
     pub status: u16,
 }
 
+impl Code {
+    /// The header that says what would have been taken: on 401 (RFC 9110 §11.6.1) and on 426 (§7.8).
+    pub fn challenge(&self) -> Option<(&'static str, &'static str)> {
+        match self.status {
+            401 if *self == PROXY_BEARER_REQUIRED || *self == PROXY_BEARER_INVALID => {
+                Some(("www-authenticate", "Bearer"))
+            }
+            401 => Some(("www-authenticate", "Claw")),
+            426 => Some(("upgrade", "websocket")),
+            _ => None,
+        }
+    }
+}
+
 macro_rules! codes {
     ($($status:literal: $($name:ident),+;)+) => {
         $($(
@@ -37,6 +51,7 @@ codes! {
         PROXY_PAIR_RESPONDER_FORBIDDEN, PROXY_RELAY_RECEIPT_FORBIDDEN;
     404: PROXY_NOT_FOUND, PROXY_PAIR_TICKET_NOT_FOUND, PROXY_REVOCATION_NOT_FOUND;
     405: PROXY_METHOD_NOT_ALLOWED;
+    408: PROXY_BODY_TIMEOUT;
     409: PROXY_PAIR_TICKET_ALREADY_CONFIRMED, PROXY_REVOCATION_NEEDS_FORCE;
     410: PROXY_PAIR_TICKET_EXPIRED;
     413: PROXY_BODY_TOO_LARGE;
@@ -59,6 +74,24 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+
+    #[test]
+    fn each_401_and_426_says_what_would_have_been_taken() {
+        for code in ALL {
+            let expect = match code.name {
+                "PROXY_BEARER_REQUIRED" | "PROXY_BEARER_INVALID" => Some(("www-authenticate", "Bearer")),
+                name if name.starts_with("PROXY_AUTH_") && code.status == 401 => {
+                    Some(("www-authenticate", "Claw"))
+                }
+                "PROXY_AGENT_ACCESS_REQUIRED" | "PROXY_AGENT_ACCESS_INVALID" => {
+                    Some(("www-authenticate", "Claw"))
+                }
+                "PROXY_RELAY_UPGRADE_REQUIRED" => Some(("upgrade", "websocket")),
+                _ => None,
+            };
+            assert_eq!(code.challenge(), expect, "{}", code.name);
+        }
+    }
 
     /// Clients match on these names: changing one breaks them.
     #[test]
@@ -108,6 +141,7 @@ mod tests {
             404 PROXY_PAIR_TICKET_NOT_FOUND
             404 PROXY_REVOCATION_NOT_FOUND
             405 PROXY_METHOD_NOT_ALLOWED
+            408 PROXY_BODY_TIMEOUT
             409 PROXY_PAIR_TICKET_ALREADY_CONFIRMED
             409 PROXY_REVOCATION_NEEDS_FORCE
             410 PROXY_PAIR_TICKET_EXPIRED

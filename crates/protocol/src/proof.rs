@@ -103,7 +103,7 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// The four headers, each of its form. Whether they belong to this request, `verify` says.
+/// The four headers, each of its form. Whether they belong to this request, `verify` and `check_body` say.
 #[derive(Clone)]
 pub struct ProofHeaders {
     /// When the caller says it is.
@@ -146,20 +146,11 @@ impl ProofHeaders {
         })
     }
 
-    /// Whether the body is the one that was signed for, and the signature this key's.
+    /// Whether this key signed the headers. The signature covers the declared hash of the body, so no body is needed yet.
     ///
     /// # Errors
     /// `InvalidProof`.
-    pub fn verify(
-        &self,
-        key: &PublicKey,
-        method: &str,
-        path_and_query: &str,
-        body: &[u8],
-    ) -> Result<(), ProofError> {
-        if Sha256::digest(body).as_slice() != self.body_sha256 {
-            return Err(ProofError::InvalidProof("X-Claw-Body-SHA256 is not the body's"));
-        }
+    pub fn verify(&self, key: &PublicKey, method: &str, path_and_query: &str) -> Result<(), ProofError> {
         // base64url is canonical here: encoding the hash again gives the header's own text.
         let body_hash = b64::encode(&self.body_sha256);
         let text = signed_text(
@@ -175,6 +166,20 @@ impl ProofHeaders {
             Err(ProofError::InvalidProof(
                 "X-Claw-Proof does not verify for this request and key",
             ))
+        }
+    }
+}
+
+impl ProofHeaders {
+    /// Whether the body is the one whose hash was declared.
+    ///
+    /// # Errors
+    /// `InvalidProof`.
+    pub fn check_body(&self, body: &[u8]) -> Result<(), ProofError> {
+        if Sha256::digest(body).as_slice() == self.body_sha256 {
+            Ok(())
+        } else {
+            Err(ProofError::InvalidProof("X-Claw-Body-SHA256 is not the body's"))
         }
     }
 }

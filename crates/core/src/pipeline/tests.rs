@@ -53,9 +53,13 @@ impl World {
 
     fn run(&self, request: &Request, policy: Policy) -> Result<Verified, Refusal> {
         self.asked.borrow_mut().clear();
-        verify(self, &request.presented(), policy)
-            .now_or_never()
-            .expect("the world answers at once")
+        let presented = request.presented();
+        let walk = async {
+            let proven = prove(self, &presented).await?;
+            self.note("body");
+            verify(self, proven, &request.body, policy).await
+        };
+        walk.now_or_never().expect("the world answers at once")
     }
 
     fn asked(&self) -> String {
@@ -156,7 +160,6 @@ impl Request {
             access_token: self.access_token.as_deref(),
             method: self.method,
             path_and_query: self.path,
-            body: &self.body,
         }
     }
 
@@ -207,7 +210,7 @@ const IDENTITY: Policy = Policy {
 fn a_good_request_passes_every_step_in_order_and_the_next_pays_for_one_signature() {
     let world = World::new();
     let verified = world.run(&good(&world), ALL).unwrap();
-    assert_eq!(world.asked(), "keys remember admit crl known access");
+    assert_eq!(world.asked(), "keys remember body admit crl known access");
     let caller = &verified.caller;
     assert_eq!(caller.agent(), &testing::agent(7));
     assert_eq!(caller.jti(), testing::ulid(1007));
@@ -217,14 +220,18 @@ fn a_good_request_passes_every_step_in_order_and_the_next_pays_for_one_signature
     world.run(&good(&world), ALL).unwrap();
     assert_eq!(
         world.asked(),
-        "keys admit crl known access",
+        "keys body admit crl known access",
         "the AIT was remembered"
     );
     world.run(&good(&world), IDENTITY).unwrap();
-    assert_eq!(world.asked(), "keys admit crl", "only what the route asks for");
+    assert_eq!(
+        world.asked(),
+        "keys body admit crl",
+        "only what the route asks for"
+    );
 }
 
-/// Each fault alone: its code, and what was asked before it was found.
+/// Each fault alone: its code, and what was asked before it was found. The body is read once the headers are proven.
 #[test]
 fn each_step_refuses_with_its_code() {
     let check = |spoil: &dyn Fn(&World, &mut Request), code: &str, asked: &str| {
@@ -296,7 +303,7 @@ fn each_step_refuses_with_its_code() {
     check(
         &|_, r| r.body = b"{ }".to_vec(),
         "PROXY_AUTH_INVALID_PROOF",
-        identified,
+        "keys remember body",
     );
     check(
         &|_, r| r.path = "/hooks/message",
@@ -313,37 +320,37 @@ fn each_step_refuses_with_its_code() {
     check(
         &|w, _| refuse(w, Refusal::Replay),
         "PROXY_AUTH_REPLAY",
-        "keys remember admit",
+        "keys remember body admit",
     );
     check(
         &|w, _| refuse(w, Refusal::Revoked(RevokedBy::OverlayAgent)),
         "PROXY_AUTH_REVOKED",
-        "keys remember admit",
+        "keys remember body admit",
     );
     check(
         &|w, _| w.listed.set(true),
         "PROXY_AUTH_REVOKED",
-        "keys remember admit crl",
+        "keys remember body admit crl",
     );
     check(
         &|w, _| w.known.set(false),
         "PROXY_AUTH_FORBIDDEN",
-        "keys remember admit crl known",
+        "keys remember body admit crl known",
     );
     check(
         &|_, r| r.access_token = None,
         "PROXY_AGENT_ACCESS_REQUIRED",
-        "keys remember admit crl known",
+        "keys remember body admit crl known",
     );
     check(
         &|_, r| r.access_token = Some("x".repeat(1025)),
         "PROXY_AGENT_ACCESS_INVALID",
-        "keys remember admit crl known",
+        "keys remember body admit crl known",
     );
     check(
         &|w, _| *w.access.borrow_mut() = Err(Refusal::AccessInvalid),
         "PROXY_AGENT_ACCESS_INVALID",
-        "keys remember admit crl known access",
+        "keys remember body admit crl known access",
     );
 }
 
@@ -386,7 +393,7 @@ fn a_rotated_key_is_found_by_one_refresh() {
     *world.keys.borrow_mut() = key_set("k0", &key(8));
     *world.after_refresh.borrow_mut() = Some(world.registry.keys());
     world.run(&good(&world), IDENTITY).unwrap();
-    assert_eq!(world.asked(), "keys refresh remember admit crl");
+    assert_eq!(world.asked(), "keys refresh remember body admit crl");
 }
 
 fn key_set(kid: &str, signing: &SigningKey) -> KeySet {
