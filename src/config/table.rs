@@ -1,7 +1,7 @@
 //! Every setting once: its name, its older names, its default and its bounds.
 //!
 //! `Config::parse` reads settings only through this table, and the table in
-//! README.md is held against it by a test, so a setting that is not documented
+//! docs/settings.md is held against it by a test, so a setting that is not documented
 //! cannot exist. What a setting means to the program is not this file's job.
 
 /// What values a setting may have.
@@ -59,7 +59,7 @@ const fn int(name: &'static str, default: &'static str, min: u64, max: u64, abou
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// All settings, in the order of the README's table.
+/// All settings, in the order of the table in docs/settings.md.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     Setting { name: "ENVIRONMENT", aliases: &[], default: "", kind: Kind::OneOf(&["local", "development", "staging", "production"]), about: "Required. Which deployment this is." },
