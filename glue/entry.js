@@ -60,7 +60,7 @@ function ulid() {
   return head + [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => ALPHABET[byte & 31]).join("");
 }
 
-// WIRE.md §5: the envelope, for the one answer that Rust can no longer give.
+// docs/wire.md §5: the envelope, for the one answer that Rust can no longer give.
 function internalError(request) {
   const given = request.headers.get("x-request-id") ?? "";
   const requestId = /^[A-Za-z0-9._:-]{8,128}$/.test(given) ? given : ulid();

@@ -1,4 +1,4 @@
--- What the proxy keeps in D1 (DESIGN.md, section 3). Times are Unix milliseconds; DIDs and ULIDs are text as on the wire.
+-- What the proxy keeps in D1 (docs/design.md §3). Times are Unix milliseconds; DIDs and ULIDs are text as on the wire.
 
 -- Who may talk to whom: one row for each direction. An agent with a row is a known agent.
 CREATE TABLE pairs (

@@ -19,7 +19,7 @@ thread_local! {
     static CONFIG: OnceCell<Result<Rc<Config>, Rc<Vec<Fault>>>> = const { OnceCell::new() };
 }
 
-/// Names of the bindings (WIRE.md §9).
+/// Names of the bindings (docs/wire.md §9).
 pub mod binding {
     /// D1.
     pub const DB: &str = "DB";

@@ -3,7 +3,7 @@
 //! `Config::parse` reads every setting of `table::SETTINGS`, reports all faults
 //! together, each with the variable's name, what is wrong and what is allowed,
 //! and never a value that is secret. What it returns needs no further checks.
-//! Blank counts as unset (WIRE.md §9).
+//! Blank counts as unset (docs/wire.md §9).
 
 mod reader;
 mod table;
@@ -65,7 +65,7 @@ pub struct RegistrySettings {
     pub url: Url,
     /// `REGISTRY_ISSUER`, or `None` where the origin of `url` is expected.
     pub issuer: Option<Issuer>,
-    /// What tokens are expected to carry as `iss` (WIRE.md §2), before the local exception.
+    /// What tokens are expected to carry as `iss` (docs/wire.md §2), before the local exception.
     pub expected_issuer: Issuer,
     /// Path of access validation.
     pub validate_path: String,
@@ -105,7 +105,7 @@ pub struct RegistrySettings {
     pub membership_refused_ms: u64,
 }
 
-/// Figures of a circuit breaker (DESIGN.md §4).
+/// Figures of a circuit breaker (docs/design.md §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CircuitFigures {
     /// Failures within the window that open it.
@@ -168,7 +168,7 @@ pub struct RateSettings {
     pub enqueue_per_minute: u32,
 }
 
-/// The relay (WIRE.md §6).
+/// The relay (docs/wire.md §6).
 #[derive(Clone, Copy, Debug)]
 pub struct RelaySettings {
     /// Messages that may wait for one recipient.

@@ -1,8 +1,8 @@
 //! The one place that turns a refusal into HTTP.
 //!
-//! A refusal is a code of WIRE.md §8 with a text for people. The envelope is
+//! A refusal is a code of docs/wire.md §8 with a text for people. The envelope is
 //! `{"error":{"code","message","requestId","details"?}}`, at most 4 KiB, and
-//! repeats nothing of the caller's that was not parsed (WIRE.md §5): messages
+//! repeats nothing of the caller's that was not parsed (docs/wire.md §5): messages
 //! are written by this crate, never by the caller.
 
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::core::pipeline::Refusal;
 use crate::protocol::code::Code;
 
-/// Largest error body (WIRE.md §5).
+/// Largest error body (docs/wire.md §5).
 pub const MAX_ERROR_BYTES: usize = 4096;
 
 /// What a caller is told when it is refused.

@@ -1,10 +1,10 @@
 //! Requests and responses as the routes see them.
 //!
 //! `Head` is a request whose body nobody has looked at; `Unread` is that body, which
-//! the gate reads once the headers are proven (DESIGN.md §2, step 3); the two make an
+//! the gate reads once the headers are proven (docs/design.md §2, step 3); the two make an
 //! `Incoming`, so nothing after this file can meet a body that is too large. `path_and_query` is the text the
 //! client signed, taken from the request's URL as the runtime gives it, never
-//! put together again (WIRE.md §3).
+//! put together again (docs/wire.md §3).
 
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -70,7 +70,7 @@ pub struct Head {
     pub headers: Headers,
     /// The caller's where it is well-formed, else a new one.
     pub request_id: RequestId,
-    /// What the request may still spend on the registry, whatever it must ask (DESIGN.md §1).
+    /// What the request may still spend on the registry, whatever it must ask (docs/design.md §1).
     pub budget: Budget,
 }
 
@@ -170,7 +170,7 @@ pub struct Incoming {
     pub body: Vec<u8>,
     /// The caller's where it is well-formed, else a new one.
     pub request_id: RequestId,
-    /// What the request may still spend on the registry, whatever it must ask (DESIGN.md §1).
+    /// What the request may still spend on the registry, whatever it must ask (docs/design.md §1).
     pub budget: Budget,
 }
 

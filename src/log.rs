@@ -1,4 +1,4 @@
-//! Log lines: one JSON object each, with `timestamp`, `level`, `message`, `service` (WIRE.md §9).
+//! Log lines: one JSON object each, with `timestamp`, `level`, `message`, `service` (docs/wire.md §9).
 //!
 //! `message` is a stable name such as `proxy.auth.verified` that operators alert
 //! on; what varies is in the other fields. Tokens, nonces, proofs and payloads

@@ -14,10 +14,10 @@ use crate::protocol::issuer::Issuer;
 
 /// The crate's version, the default of `APP_VERSION`.
 const CRATE_VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Default registries of WIRE.md §9.
+/// Default registries of docs/wire.md §9.
 const PRODUCTION_REGISTRY: &str = "https://registry.clawdentity.com";
 const DEVELOPMENT_REGISTRY: &str = "https://dev.registry.clawdentity.com";
-/// A bearer token shorter than this can be guessed (WIRE.md §9).
+/// A bearer token shorter than this can be guessed (docs/wire.md §9).
 const MIN_BEARER_CHARS: usize = 32;
 
 /// The variables by name, and the faults found so far.
@@ -232,7 +232,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         (CRATE_VERSION.to_owned(), "crate")
     }
 
-    /// Settings that existing deployments may still carry and that would now mislead (WIRE.md §9).
+    /// Settings that existing deployments may still carry and that would now mislead (docs/wire.md §9).
     pub(super) fn refuse_retired(&mut self) {
         if self.own_value("ALLOW_ALL_VERIFIED").is_some() {
             self.fault("ALLOW_ALL_VERIFIED", "is no longer supported: remove it".into());

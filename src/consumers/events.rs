@@ -1,4 +1,4 @@
-//! The registry's events: revocations, refreshed sessions, pairs and groups (WIRE.md §7).
+//! The registry's events: revocations, refreshed sessions, pairs and groups (docs/wire.md §7).
 //!
 //! A revocation is applied by `revocation::apply`, as everyone else's are, and acknowledged after that; a failure in
 //! between gives the message back. No step waits for a connector.

@@ -1,4 +1,4 @@
-//! The queues' consumers (WIRE.md §7).
+//! The queues' consumers (docs/wire.md §7).
 //!
 //! One message's failure or slowness decides nothing for another: all messages of a batch are worked on at the same
 //! time, each is bounded in time, and each is acknowledged or given back by itself as soon as it is done. What becomes of

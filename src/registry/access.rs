@@ -1,4 +1,4 @@
-//! Agent access: `POST REGISTRY_VALIDATE_PATH` (WIRE.md §4), decided by `core::registry::access`.
+//! Agent access: `POST REGISTRY_VALIDATE_PATH` (docs/wire.md §4), decided by `core::registry::access`.
 
 use std::future::Future;
 

@@ -1,6 +1,6 @@
 //! One outbound call: bounded in time and size, never redirected, sorted by what it says of the registry.
 //!
-//! What DESIGN.md §4 calls a failure comes back as what the circuit is to be told;
+//! What docs/design.md §4 calls a failure comes back as what the circuit is to be told;
 //! an answer comes back with its body, for the dependency's own file to read.
 
 use futures_util::StreamExt;
@@ -156,7 +156,7 @@ fn request(app: &App, call: &Call<'_>) -> worker::Result<Request> {
         headers.set("if-none-match", tag)?;
     }
     let mut init = RequestInit::new();
-    // WIRE.md §4: past any shared cache. A POST is never cached, and carries secrets that must not go elsewhere.
+    // docs/wire.md §4: past any shared cache. A POST is never cached, and carries secrets that must not go elsewhere.
     init.with_redirect(RequestRedirect::Manual)
         .with_cache(CacheMode::NoStore);
     if let Some(body) = &call.body {

@@ -1,4 +1,4 @@
-//! The polled CRL: `GET /v1/crl` (WIRE.md §4), decided by `core::registry::crl`.
+//! The polled CRL: `GET /v1/crl` (docs/wire.md §4), decided by `core::registry::crl`.
 //!
 //! The list's text is dropped as soon as it was read; what is kept is its sorted
 //! `jti`s.
@@ -111,7 +111,7 @@ fn without(app: &App, jti: &Ulid, why: Why) -> Result<(bool, Option<Provenance>)
         return Ok((true, None));
     }
     match (why, app.config.crl.stale_behavior) {
-        // DESIGN.md §4: the reconciled overlay serves, whatever the setting says.
+        // docs/design.md §4: the reconciled overlay serves, whatever the setting says.
         (Why::TooLarge, _) => state::error(app, "proxy.registry.crl_too_large", Dependency::Crl, json!(null)),
         (Why::Failed { .. }, CrlStaleBehavior::FailOpen) => {
             state::warn(
@@ -284,7 +284,7 @@ enum Unread {
     Bad(CrlError),
 }
 
-/// An unknown `kid` earns the one refresh that unknown `kid`s share (WIRE.md §4).
+/// An unknown `kid` earns the one refresh that unknown `kid`s share (docs/wire.md §4).
 async fn read(
     app: &App,
     budget: &Budget,
@@ -312,7 +312,7 @@ async fn read(
 }
 
 /// Not compared where requests may move the expectation: locally, with a loopback registry
-/// and no issuer set (WIRE.md §2). The list is the isolate's, not one request's.
+/// and no issuer set (docs/wire.md §2). The list is the isolate's, not one request's.
 fn expected_issuer(app: &App) -> Option<&Issuer> {
     let registry = &app.config.registry;
     let loopback = match registry.url.host() {

@@ -1,4 +1,4 @@
-//! The last good signing keys in D1, for a fresh isolate in an outage (DESIGN.md §4).
+//! The last good signing keys in D1, for a fresh isolate in an outage (docs/design.md §4).
 //!
 //! One row. The later answer stays, whoever writes last. D1 is the trust store's
 //! dependency; here its failure is only a warning: the registry is asked instead.

@@ -1,4 +1,4 @@
-//! The registry client: four dependencies, each with its own circuit and cache (DESIGN.md §4).
+//! The registry client: four dependencies, each with its own circuit and cache (docs/design.md §4).
 //!
 //! What is decided is decided by the desks of `core::registry`, of which each isolate
 //! has one set (`state`). The files here ask a desk, make the call it permits

@@ -199,7 +199,7 @@ impl Awake {
     }
 
     /// The request's id where it is a ULID that nobody else's message has here, else one of its own: two senders must
-    /// never share one (WIRE.md §6). It is also what callers know as `deliveryId`.
+    /// never share one (docs/wire.md §6). It is also what callers know as `deliveryId`.
     fn frame_id(&self, request_id: &MessageId, moment: &Moment) -> Result<Ulid, Failure> {
         if let Some(id) = request_id.as_ulid()
             && !self.tables.frame_id_is_used(id)?

@@ -1,4 +1,4 @@
-//! `enqueue` frames: messages that come in on an open socket (WIRE.md §6).
+//! `enqueue` frames: messages that come in on an open socket (docs/wire.md §6).
 //!
 //! A frame is let in by its rate at once, then waits for its turn: frames to one recipient are passed on one after the
 //! other, in the order they came, so that they arrive in it; a recipient that is slow keeps only its own waiting. Then
@@ -242,7 +242,7 @@ async fn may_pass(app: &App, job: &Job) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Membership of both, of the registry (WIRE.md §5).
+/// Membership of both, of the registry (docs/wire.md §5).
 async fn both_members(
     app: &App,
     group: &GroupId,

@@ -2,7 +2,7 @@
 //!
 //! At the recipient's session a receipt changes the message's state and, in the same step, goes into the outbox: so it
 //! is told to the sender's session at least once, however often that cannot be reached. There it is kept until a socket
-//! took it, and pushed once. Only a message whose request id is a ULID has a frame: connectors refuse others (WIRE.md
+//! took it, and pushed once. Only a message whose request id is a ULID has a frame: connectors refuse others (docs/wire.md
 //! §6); the state of every other is there to be asked for.
 //!
 //! A receipt for a message that is not known here (its outcome was swept) is kept as that message's outcome: it is the

@@ -26,7 +26,7 @@ use crate::protocol::frame::{self, FrameError, InboundFrame};
 use crate::protocol::ids::Ulid;
 use crate::trust;
 
-/// Close codes (RFC 6455 §7.4.1; WIRE.md §6).
+/// Close codes (RFC 6455 §7.4.1; docs/wire.md §6).
 const NORMAL: u16 = 1000;
 const POLICY: u16 = 1008;
 const TOO_BIG: u16 = 1009;
@@ -305,7 +305,7 @@ impl Awake {
         Ok(false)
     }
 
-    /// Heartbeats, silence, the end of the token (WIRE.md §6).
+    /// Heartbeats, silence, the end of the token (docs/wire.md §6).
     pub(super) fn look_after_socket(&mut self, moment: &Moment) -> Result<(), Failure> {
         let Some(socket) = &self.socket else { return Ok(()) };
         match socket.it.step(moment.socket_times(), moment.now_ms) {
@@ -320,7 +320,7 @@ impl Awake {
         }
     }
 
-    /// Pushes receipts that no socket has taken yet (WIRE.md §6).
+    /// Pushes receipts that no socket has taken yet (docs/wire.md §6).
     pub(super) fn push_receipts(&mut self, moment: &Moment) -> Result<(), Failure> {
         if self.socket.is_none() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The SQL of deliveries: one row per message, live or done.
 //!
 //! A row is written before its frame is sent, and holds the payload exactly as long as the message is live; what
-//! remains is its outcome, which makes a repeated request idempotent (WIRE.md §6) and answers
+//! remains is its outcome, which makes a repeated request idempotent (docs/wire.md §6) and answers
 //! `GET /v1/relay/delivery-receipts`, until it is swept.
 //!
 //! Costs, in rows written (storage bills them, indexes included): a message that goes out at once and is acknowledged
@@ -154,7 +154,7 @@ impl Tables {
         self.kept("seq = ?", vec![int(seq)])
     }
 
-    /// Whether a message here has, or may yet get, this frame id: no two senders may share one (WIRE.md §6).
+    /// Whether a message here has, or may yet get, this frame id: no two senders may share one (docs/wire.md §6).
     pub fn frame_id_is_used(&self, id: Ulid) -> Result<bool, Failure> {
         let text = id.to_string();
         let query = "SELECT 1 AS used FROM deliveries WHERE request_id = ? \

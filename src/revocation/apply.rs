@@ -1,6 +1,6 @@
 //! Takes something from an agent: one function for the queue, the CRL and an operator.
 //!
-//! The order is DESIGN.md §3's: overlay, which is the kill; sockets closed; ledger. No step waits for a connector, and
+//! The order is docs/design.md §3's: overlay, which is the kill; sockets closed; ledger. No step waits for a connector, and
 //! every step may be repeated, so a failure in between is a retry.
 //!
 //! The ledger has the last word. What an operator lifted, a repeated event must not take away again: where any of what

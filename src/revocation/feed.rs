@@ -1,4 +1,4 @@
-//! `RevocationFeed`: the Durable Object in which everyone who listens to the stream is told (WIRE.md §10).
+//! `RevocationFeed`: the Durable Object in which everyone who listens to the stream is told (docs/wire.md §10).
 //!
 //! There is one. It keeps nothing: each listener has the number up to which it has everything, and is sent what the
 //! ledger has after that, now and whenever the object is poked; so an eviction, a deploy or a restart costs a listener a

@@ -1,4 +1,4 @@
-//! Brings from the registry's CRL what the queue lost (DESIGN.md §3): every 15 min, and when an operator asks.
+//! Brings from the registry's CRL what the queue lost (docs/design.md §3): every 15 min, and when an operator asks.
 //!
 //! What the list names and the ledger has never heard of is, in batches: taken from its agent's objects (overlay,
 //! sockets), recorded, and looked for once more, as a token may have been admitted for the first time just then. Only

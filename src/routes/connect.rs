@@ -1,4 +1,4 @@
-//! `GET /v1/relay/connect`: a connector's WebSocket (WIRE.md §5, §6).
+//! `GET /v1/relay/connect`: a connector's WebSocket (docs/wire.md §5, §6).
 //!
 //! Steps, after the gate: an upgrade, else 426 `PROXY_RELAY_UPGRADE_REQUIRED`; then the agent's own session answers:
 //! 101; 401 `PROXY_AUTH_REVOKED` where the agent or its token was revoked since the gate; 503

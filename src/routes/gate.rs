@@ -35,11 +35,11 @@ use crate::trust;
 
 /// One warning line per agent in this time.
 const WARN_EVERY_MS: u64 = 60_000;
-/// Membership of the group it names stands in for being a known agent (WIRE.md §5).
+/// Membership of the group it names stands in for being a known agent (docs/wire.md §5).
 const GROUP_HEADER: &str = "x-claw-group-id";
 
 thread_local! {
-    /// AITs verified in this isolate, by the hash of their text (DESIGN.md §2, step 2).
+    /// AITs verified in this isolate, by the hash of their text (docs/design.md §2, step 2).
     static VERIFIED_AITS: RefCell<Option<LruCache<[u8; 32], VerifiedAit>>> = const { RefCell::new(None) };
     /// When an agent was last warned of its clock.
     static SKEW_WARNINGS: RefCell<Option<LruCache<AgentDid, u64>>> = const { RefCell::new(None) };
@@ -58,7 +58,7 @@ pub fn policy(known: KnownAgent, access_token: bool, head: &Head) -> Policy {
     }
 }
 
-/// Steps 2 to 7 of DESIGN.md §2, and the whole request.
+/// Steps 2 to 7 of docs/design.md §2, and the whole request.
 ///
 /// # Errors
 /// The refusal, with its code; or that of the body.
@@ -243,7 +243,7 @@ fn keep_validation(
     }
 }
 
-/// WIRE.md §2: only a local deployment with a loopback registry and no issuer set may
+/// docs/wire.md §2: only a local deployment with a loopback registry and no issuer set may
 /// take anything from the request's host.
 fn expected_issuer(app: &App, head: &Head) -> Issuer {
     let registry = &app.config.registry;

@@ -1,4 +1,4 @@
-//! `GET /health` (WIRE.md §5): is this deployment able to do its work?
+//! `GET /health` (docs/wire.md §5): is this deployment able to do its work?
 //!
 //! 200 always; `ready` says whether everything that requests need is bound, and
 //! `readiness` which part is not. Nothing secret is said, and nothing is asked of

@@ -1,4 +1,4 @@
-//! `POST /hooks/message`: one message to one agent (WIRE.md §5).
+//! `POST /hooks/message`: one message to one agent (docs/wire.md §5).
 //!
 //! Steps, and what each can end in, after the gate:
 //! 1. media type: 415 `PROXY_HOOK_UNSUPPORTED_MEDIA_TYPE`
@@ -10,7 +10,7 @@
 //!    `PROXY_RELAY_UNAVAILABLE`
 //!
 //! The payload goes on as the sender wrote it, byte for byte; the request's id is the message's. A conversation id or a
-//! receipt URL that is not well-formed is left out with a warning: no code of WIRE.md refuses a message for one.
+//! receipt URL that is not well-formed is left out with a warning: no code of docs/wire.md refuses a message for one.
 
 use serde::Serialize;
 use serde_json::json;
@@ -33,7 +33,7 @@ use crate::relay::client::{self, RelayError};
 use crate::relay::protocol::{DeliverCall, Delivery, DeliveryState, RelayCall, RelayReply};
 use crate::trust::store;
 
-/// The 202, in the order of WIRE.md §5.
+/// The 202, in the order of docs/wire.md §5.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Accepted {
@@ -221,7 +221,7 @@ fn optional(
     parsed.ok()
 }
 
-/// What could never be delivered is refused at the door (WIRE.md §6).
+/// What could never be delivered is refused at the door (docs/wire.md §6).
 fn check_size(app: &App, call: &DeliverCall<'_>, recipient: &AgentDid) -> Result<(), ApiError> {
     let frame = Deliver {
         // The id and the time of a frame have one length, whatever they are.

@@ -1,6 +1,6 @@
 //! From a request to its answer.
 //!
-//! `serve` is the whole way of DESIGN.md §2: request id, route, declared body size,
+//! `serve` is the whole way of docs/design.md §2: request id, route, declared body size,
 //! per-address limit, then the gate (`gate.rs`, steps 2-7) where the route's row
 //! asks for it, which reads the body, then the handler. Every answer leaves through it, with its
 //! `x-request-id` and one `request.completed` line; every refusal is written by
@@ -228,7 +228,7 @@ fn settings_fault(faults: &Rc<Vec<Fault>>) -> ApiError {
     .with_details(details)
 }
 
-/// The caller's request id where it is well-formed, else a new ULID (WIRE.md §5, §6).
+/// The caller's request id where it is well-formed, else a new ULID (docs/wire.md §5, §6).
 fn request_id(request: &Request) -> Result<RequestId, getrandom::Error> {
     let presented = request.headers().get("x-request-id").ok().flatten();
     if let Some(id) = presented.and_then(|text| RequestId::parse(&text).ok()) {

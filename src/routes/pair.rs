@@ -1,4 +1,4 @@
-//! Pairing: `/pair/start`, `/pair/confirm`, `/pair/status` (WIRE.md §5) and `/pair/remove` (§10). One file a route;
+//! Pairing: `/pair/start`, `/pair/confirm`, `/pair/status` (docs/wire.md §5) and `/pair/remove` (§10). One file a route;
 //! here is what they share: reading a body, finding a ticket, and telling both agents' objects what changed.
 
 mod announce;
@@ -29,7 +29,7 @@ use crate::trust::tickets::{self, StoredTicket};
 /// `Retry-After` of `PROXY_PAIR_STATE_UNAVAILABLE`, seconds.
 const RETRY_AFTER_S: u64 = 2;
 
-/// A field that no request may have any more, whatever is in it (WIRE.md §5).
+/// A field that no request may have any more, whatever is in it (docs/wire.md §5).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Retired {

@@ -1,4 +1,4 @@
-//! `/v1/relay/delivery-receipts`: what became of a message (WIRE.md §5).
+//! `/v1/relay/delivery-receipts`: what became of a message (docs/wire.md §5).
 //!
 //! `POST`, by the recipient: 400 `PROXY_RELAY_RECEIPT_INVALID_INPUT`; 403 `PROXY_RELAY_RECEIPT_FORBIDDEN` where the
 //! caller is not the recipient it names; 403 `PROXY_AUTH_FORBIDDEN`; 503 `PROXY_RELAY_RECEIPT_QUEUE_UNAVAILABLE`, 502
@@ -26,7 +26,7 @@ use crate::relay::client;
 use crate::relay::protocol::{DeliveryState, FoundDelivery, RelayCall, RelayReply};
 use crate::trust::store;
 
-/// The 200, in the order of WIRE.md §5.
+/// The 200, in the order of docs/wire.md §5.
 #[derive(Serialize)]
 struct Found<'a> {
     found: bool,

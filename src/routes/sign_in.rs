@@ -1,4 +1,4 @@
-//! Bearers of `ADMIN_TOKEN` and `FEED_TOKEN` (WIRE.md §9, §10), decided by `core::sign_in`.
+//! Bearers of `ADMIN_TOKEN` and `FEED_TOKEN` (docs/wire.md §9, §10), decided by `core::sign_in`.
 //!
 //! 401 without the right token, 429 after too many wrong ones of an address; each failure is a line with its source
 //! address, and the token in none.

@@ -1,4 +1,4 @@
-//! `GET /v1/time` (WIRE.md §10): the clock that timestamps are held against.
+//! `GET /v1/time` (docs/wire.md §10): the clock that timestamps are held against.
 
 use serde::Serialize;
 use worker::Response;

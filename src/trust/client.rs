@@ -1,7 +1,7 @@
 //! Calls an agent's `ProxyTrustState`.
 //!
 //! A call takes `TRUST_STATE_TIMEOUT_MS` at most, retries included (`objects`): the same body again, so that an admission
-//! keeps its attempt id. Without an answer the caller is refused with 503: replay protection is not optional (DESIGN.md
+//! keeps its attempt id. Without an answer the caller is refused with 503: replay protection is not optional (docs/design.md
 //! §4). Everyone who needs a trust object calls it through here.
 
 use std::cell::RefCell;
@@ -36,7 +36,7 @@ thread_local! {
 #[error("{0}")]
 pub struct TrustUnavailable(String);
 
-/// Step 4 of DESIGN.md §2: one call to the caller's object, or none where this isolate was told lately that the agent or
+/// Step 4 of docs/design.md §2: one call to the caller's object, or none where this isolate was told lately that the agent or
 /// its token is revoked (`REVOKED_MEMORY_MS`).
 ///
 /// # Errors

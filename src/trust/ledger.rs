@@ -1,11 +1,11 @@
 //! The ledger: the numbered record of every revocation and every lift, in D1, and which agent a token belongs to.
 //!
-//! The overlay kills, the ledger remembers (DESIGN.md §3). Every write is idempotent: the same event, however often and
+//! The overlay kills, the ledger remembers (docs/design.md §3). Every write is idempotent: the same event, however often and
 //! in whatever order, leaves one row for each thing it revokes; of two expiries of a token the later one stays; what an
 //! operator lifted, the same event does not revoke again.
 //!
 //! A row that stands on an operator's word takes on the registry's, whichever came first: it then needs `force` to be
-//! lifted, as WIRE.md §10 has it of what came from the queue or the CRL.
+//! lifted, as docs/wire.md §10 has it of what came from the queue or the CRL.
 //!
 //! The feed's readers follow the numbers, and may drop a token when it expires. So a row that gets a later expiry gets a
 //! new number with it, the highest: it is still one row, and whoever has read it reads it again. A repeated event, and an
@@ -54,7 +54,7 @@ ON CONFLICT (agent_did) WHERE kind = 'agent' AND lifted_by IS NULL DO UPDATE SET
     (SELECT 1 FROM revocations AS told WHERE told.event_id = excluded.event_id AND told.kind = 'agent')
 ON CONFLICT DO NOTHING";
 
-/// An expiry this far ahead of its record is as late as any can be: the longest life of a token (WIRE.md §2), less what
+/// An expiry this far ahead of its record is as late as any can be: the longest life of a token (docs/wire.md §2), less what
 /// may pass between the reckoning and the record.
 const LATEST_EXPIRY_MS: u64 = UNKNOWN_EXPIRY_MS - 60_000;
 

@@ -5,7 +5,7 @@
 //! platform makes the step's writes durable before it lets the answer out. After a storage error the machine is
 //! dropped and woken again from what is stored.
 //!
-//! The one thing waited for is the ledger, at a token's first sight (DESIGN.md §3), before the step. A lift that comes
+//! The one thing waited for is the ledger, at a token's first sight (docs/design.md §3), before the step. A lift that comes
 //! meanwhile makes its word an old one: it is asked again. Expiry is one alarm per bucket, set only when none is pending.
 
 use std::cell::{Cell, RefCell};

@@ -1,4 +1,4 @@
-//! Who is known and who is paired, from D1 through the isolate's memory (`core::trust`, DESIGN.md §4).
+//! Who is known and who is paired, from D1 through the isolate's memory (`core::trust`, docs/design.md §4).
 //!
 //! Without D1 and without a memory that may be served, the answer is 403 with `trust_store_unavailable`: fail closed,
 //! and say so to the sender.
@@ -29,7 +29,7 @@ thread_local! {
     static DESK: RefCell<Option<TrustDesk>> = const { RefCell::new(None) };
 }
 
-/// Step 6 of DESIGN.md §2: whether the agent has a pair here. `generation` is the one of its admission.
+/// Step 6 of docs/design.md §2: whether the agent has a pair here. `generation` is the one of its admission.
 ///
 /// # Errors
 /// 403 `trust_store_unavailable`.

@@ -2,7 +2,7 @@
 //!
 //! A confirmation is one transaction: a conditional update that marks the ticket with a random id if nobody has, then
 //! both directions of the pair, written only if that id is the ticket's. Two confirmations at the same moment: one finds
-//! its own id there afterwards, the other does not (WIRE.md §5, "single-use").
+//! its own id there afterwards, the other does not (docs/wire.md §5, "single-use").
 //!
 //! Expired rows are deleted a day later, a few at every new ticket: the table cannot outgrow its use.
 

@@ -174,7 +174,7 @@ function listInCrl({ store }, { jti, agentDid, reason }) {
   return store.put("crl", jti, { jti, agentDid, reason, revokedAt: Math.floor(Date.now() / 1000) });
 }
 
-// WIRE.md §7: the envelope is a JSON string, not an object.
+// docs/wire.md §7: the envelope is a JSON string, not an object.
 async function publish({ env }, type, agent, data = {}) {
   const event = {
     id: ulid(),

@@ -2,7 +2,7 @@
 // asks, has no passwords, and does harm on request. It is deployed nowhere: `npm start` and the tests run it beside the
 // proxy.
 //
-// It serves what WIRE.md §4 says a registry serves, under the faults it is told to have, and the routes under /dev/
+// It serves what docs/wire.md §4 says a registry serves, under the faults it is told to have, and the routes under /dev/
 // (dev.js). One object holds everything, on disk where the runtime keeps a disk. Its issuer is the setting ISSUER, else
 // the origin it is asked at.
 import { DurableObject } from "cloudflare:workers";

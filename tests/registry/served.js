@@ -1,4 +1,4 @@
-// What every registry serves: WIRE.md §4, answered from the store.
+// What every registry serves: docs/wire.md §4, answered from the store.
 
 import { newSigningKey, sign, ulid } from "./tokens.js";
 

@@ -103,7 +103,7 @@ test("headers", async () => {
     const name = pick(names);
     const value = random() < 0.3 ? torn(alice.headers("POST", "/hooks/message", "{}")[name] ?? "x").replace(/[\u0000\u0100-\uffff]/g, "?") : pick(texts);
     const answer = await alice.message(bob, {}, { headers: { [name]: value } });
-    // Of made-up access tokens the registry is asked about a few a minute, and of no more (DESIGN.md §4).
+    // Of made-up access tokens the registry is asked about a few a minute, and of no more (docs/design.md §4).
     if (name === "x-claw-agent-access" && answer.json.error?.code === "PROXY_AUTH_DEPENDENCY_UNAVAILABLE") continue;
     documented(answer, `${name}: ${value.slice(0, 200)}`);
   }

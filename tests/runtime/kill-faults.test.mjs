@@ -154,7 +154,7 @@ async function agentIsBack(subject) {
   await socket.close();
 }
 
-// `calls`: in this order, undisturbed. The order is DESIGN.md §3's: overlay, sockets, ledger; then the feed is told.
+// `calls`: in this order, undisturbed. The order is docs/design.md §3's: overlay, sockets, ledger; then the feed is told.
 const STRIKE = ["trust revoke", "relay revokeSockets"];
 const AFTER_30_S = 31_000;
 const CASES = {

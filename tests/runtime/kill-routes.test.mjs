@@ -121,7 +121,7 @@ test("an agent's identity opens no admin route, revoked or not", async () => {
   }
 });
 
-// Every frame type, both ways (WIRE.md §6): what a connector still gets, and what it can still do.
+// Every frame type, both ways (docs/wire.md §6): what a connector still gets, and what it can still do.
 const FRAMES = {
   heartbeat: (socket) => socket.send({ type: "heartbeat" }),
   heartbeat_ack: (socket) => socket.send({ type: "heartbeat_ack", ackId: ulid() }),

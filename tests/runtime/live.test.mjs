@@ -1,4 +1,4 @@
-// What a revocation does to what is already open: sockets, frames, queued mail. DESIGN.md §1, §3.
+// What a revocation does to what is already open: sockets, frames, queued mail. docs/design.md §1, §3.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

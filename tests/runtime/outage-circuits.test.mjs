@@ -1,4 +1,4 @@
-// A registry that fails is left alone: DESIGN.md §1 and §4. One story, on one clock that the test moves:
+// A registry that fails is left alone: docs/design.md §1 and §4. One story, on one clock that the test moves:
 //   1. 50 agents are paired; nobody was ever validated, and nothing that is cached lives for longer than a moment
 //   2. everything answers 500: the signing keys' circuit opens, and nothing else is asked
 //   3. the keys are back: the CRL's and the access validation's circuits open

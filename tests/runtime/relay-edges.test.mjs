@@ -1,5 +1,5 @@
 // The relay's finer promises: ids that are never shared, outcomes that are repeated, mail that ends as dead letters.
-// WIRE.md §5, §6.
+// docs/wire.md §5, §6.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

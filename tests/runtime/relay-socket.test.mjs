@@ -1,4 +1,4 @@
-// A connector's socket that says nothing, and one whose token ends. WIRE.md §6.
+// A connector's socket that says nothing, and one whose token ends. docs/wire.md §6.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

@@ -1,5 +1,5 @@
 // A relay session that dies at each step of its work, one after the other: the message arrives all the same, under one
-// id, and its sender can ask what became of it. DESIGN.md §1.
+// id, and its sender can ask what became of it. docs/design.md §1.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

@@ -1,4 +1,4 @@
-// A captured request is accepted once, ever: DESIGN.md §1, WIRE.md §3.
+// A captured request is accepted once, ever: docs/design.md §1, docs/wire.md §3.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

@@ -1,4 +1,4 @@
-// The events that are delivered as messages, and the receipts queue: WIRE.md §7. (The revocations have their own file.)
+// The events that are delivered as messages, and the receipts queue: docs/wire.md §7. (The revocations have their own file.)
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

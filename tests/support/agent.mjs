@@ -1,4 +1,4 @@
-// An agent as a client of the proxy: it has keys and an AIT, signs its requests (WIRE.md §3), and can be made to sign
+// An agent as a client of the proxy: it has keys and an AIT, signs its requests (docs/wire.md §3), and can be made to sign
 // them wrongly in one respect at a time.
 import { createHash, generateKeyPairSync, randomBytes, sign } from "node:crypto";
 

@@ -186,7 +186,7 @@ export class World {
     return send(this.proxyUrl, method, path, over);
   }
 
-  /** A message on a queue, by its binding; an object is sent as a JSON string, as WIRE.md §7 wants it. */
+  /** A message on a queue, by its binding; an object is sent as a JSON string, as docs/wire.md §7 wants it. */
   async enqueue(body, { binding = "EVENTS_QUEUE", contentType = "text" } = {}) {
     const producer = await this.#miniflare.getQueueProducer(binding, PROXY);
     await producer.send(contentType === "text" && typeof body !== "string" ? JSON.stringify(body) : body, { contentType });

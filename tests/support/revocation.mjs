@@ -1,4 +1,4 @@
-// The two who revoke: the registry by its events (WIRE.md §7), an operator by the admin routes (§10).
+// The two who revoke: the registry by its events (docs/wire.md §7), an operator by the admin routes (§10).
 import { ulid } from "./socket.mjs";
 
 /** `ADMIN_TOKEN` of a world that has one. */

@@ -1,4 +1,4 @@
-//! The per-address limit of the hook and connect routes (WIRE.md §8).
+//! The per-address limit of the hook and connect routes (docs/wire.md §8).
 //!
 //! One counter per path and client address in fixed windows of a minute. It lives
 //! in the isolate and is bounded: it keeps a stranger from making this isolate

@@ -1,4 +1,4 @@
-//! What an operator asks for, parsed: bodies and queries of the admin routes and of the feed (WIRE.md §10).
+//! What an operator asks for, parsed: bodies and queries of the admin routes and of the feed (docs/wire.md §10).
 //!
 //! A request that names a thing badly is refused whole, with what is wrong in words: at three in the morning half a
 //! revocation is worse than none. The order itself is parsed by `protocol::revocation`.

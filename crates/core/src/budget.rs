@@ -1,4 +1,4 @@
-//! The time that all registry calls of one request may take together (DESIGN.md §4).
+//! The time that all registry calls of one request may take together (docs/design.md §4).
 //!
 //! A budget is a deadline: whatever a request must ask, and of whom, the last
 //! answer comes before it or not at all. So three slow dependencies cost a caller

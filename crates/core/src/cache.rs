@@ -1,4 +1,4 @@
-//! Answers remembered, by age: fresh, stale or dead (DESIGN.md §4).
+//! Answers remembered, by age: fresh, stale or dead (docs/design.md §4).
 //!
 //! * Fresh: serve it. Stale: serve it at once and refresh it in the background.
 //!   Dead, or never had: ask.

@@ -1,4 +1,4 @@
-//! When a dependency that fails is left alone (DESIGN.md §4).
+//! When a dependency that fails is left alone (docs/design.md §4).
 //!
 //! `Circuit` promises that of a dependency that only fails no more than
 //! `failures` calls, and those in flight at that moment, are made, and then one

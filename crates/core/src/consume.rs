@@ -6,7 +6,7 @@ use super::admission::{TokenRevocation, token_expiry_ms};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::event::AuthRevoked;
 
-/// First and longest pause between the tries of one message, seconds (DESIGN.md §3).
+/// First and longest pause between the tries of one message, seconds (docs/design.md §3).
 const FIRST_RETRY_S: u32 = 1;
 const LONGEST_RETRY_S: u32 = 60;
 

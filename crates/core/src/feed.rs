@@ -1,4 +1,4 @@
-//! The feed's forms: events of the stream, and the bundle that policy engines load (WIRE.md §10).
+//! The feed's forms: events of the stream, and the bundle that policy engines load (docs/wire.md §10).
 //!
 //! Both are written here byte for byte, so that readers can be held to them natively. What is in them is the ledger's.
 

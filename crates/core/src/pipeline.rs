@@ -1,4 +1,4 @@
-//! Who may act: the checks of DESIGN.md §2, steps 2 to 7, in that order, once.
+//! Who may act: the checks of docs/design.md §2, steps 2 to 7, in that order, once.
 //!
 //! `verify` is the only maker of a `Caller` (its fields are private), and
 //! handlers act for a `Caller`: so no route can forget a check. It needs a
@@ -143,7 +143,7 @@ pub trait Ports {
 
     /// Unix time, milliseconds.
     fn now_ms(&self) -> u64;
-    /// What an AIT's `iss` must be for this request (WIRE.md §2).
+    /// What an AIT's `iss` must be for this request (docs/wire.md §2).
     fn expected_issuer(&self) -> &Issuer;
     /// An AIT verified before, by the hash of its text.
     fn recall(&self, token_hash: &[u8; 32]) -> Option<VerifiedAit>;

@@ -1,4 +1,4 @@
-//! What the registry client decides, as state machines: see DESIGN.md §4.
+//! What the registry client decides, as state machines: see docs/design.md §4.
 //!
 //! One desk a dependency: it holds the dependency's cache and circuit, is told the
 //! time and the answers, and says what to do next. The shells in `src/registry`

@@ -1,5 +1,5 @@
 //! The order in which one agent's mail goes out: which message may be sent now, which waits and until when, which is
-//! given up (WIRE.md §6).
+//! given up (docs/wire.md §6).
 //!
 //! It holds what is light of every live message (never a payload) and answers each event with what the shell has to
 //! write and send. Promises, and why they hold:
@@ -10,7 +10,7 @@
 //!   behind it, and nothing of other lanes. What was in flight behind it may arrive first.
 //! - **At most `max_in_flight` are out**, over all senders: every send passes `launch`.
 //! - **Oldest first.** `pump` takes lanes by the age of their first message.
-//! - **A sender is asked about before its waiting mail is sent** (DESIGN.md §3): `pump` sends only from lanes whose
+//! - **A sender is asked about before its waiting mail is sent** (docs/design.md §3): `pump` sends only from lanes whose
 //!   sender was cleared in the last `sender_check_ms`, and names those it has to know about.
 //!
 //! Attempts are counted by `launch` alone: only a real send is one. Not its job: storage, sockets, clocks, randomness,
@@ -465,7 +465,7 @@ impl RelayQueue {
         }
     }
 
-    /// The pause after the `attempts`-th send failed: 1 s doubling to 30 s, with jitter (WIRE.md §6).
+    /// The pause after the `attempts`-th send failed: 1 s doubling to 30 s, with jitter (docs/wire.md §6).
     fn pause_ms(&self, attempts: u32, random: f64) -> u64 {
         let settings = &self.settings;
         let factor = 1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! The route table: WIRE.md §5 and §10 as data.
+//! The route table: docs/wire.md §5 and §10 as data.
 //!
 //! One row says all that happens to a request before its handler: who may call
 //! (`Access`), how large its body may be, whether the per-address limit stands
@@ -49,7 +49,7 @@ pub enum Route {
     AdminStatus,
 }
 
-/// Whether the caller must be a known agent (step 6 of DESIGN.md §2).
+/// Whether the caller must be a known agent (step 6 of docs/design.md §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownAgent {
     /// Anyone whose identity holds.
@@ -65,7 +65,7 @@ pub enum KnownAgent {
 pub enum Access {
     /// Anyone.
     Open,
-    /// Steps 2-7 of DESIGN.md §2.
+    /// Steps 2-7 of docs/design.md §2.
     Claw {
         /// Step 6.
         known: KnownAgent,
@@ -78,7 +78,7 @@ pub enum Access {
     Admin,
 }
 
-/// How large a body may be (WIRE.md §8).
+/// How large a body may be (docs/wire.md §8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLimit {
     /// `SMALL_BODY_BYTES`.
@@ -294,7 +294,7 @@ mod tests {
         expect_test::expect_file!["../../../tests/support/routes.json"].assert_eq(&json);
     }
 
-    /// WIRE.md §5's table, column for column.
+    /// docs/wire.md §5's table, column for column.
     #[test]
     fn policies_are_those_of_the_wire() {
         let mut rows: Vec<String> = Vec::new();

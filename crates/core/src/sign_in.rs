@@ -3,7 +3,7 @@
 //! What is compared are hashes, so that neither the length nor the first wrong byte shows in the time it takes. An
 //! address that failed too often in a minute is refused without a look at what it presents, so that guessing learns
 //! nothing more; the counters live in the isolate and are bounded. That a token cannot be guessed anyway is its length's
-//! work (WIRE.md §9).
+//! work (docs/wire.md §9).
 
 use std::num::NonZeroUsize;
 

@@ -1,4 +1,4 @@
-//! Who is known here and who is paired: the memory of what D1 said, and when D1 is left alone (DESIGN.md §4).
+//! Who is known here and who is paired: the memory of what D1 said, and when D1 is left alone (docs/design.md §4).
 //!
 //! * Fresh: served without a question. Older: D1 is asked first, and only while it does not answer (or its circuit is
 //!   open) a decision up to its stale limit is served, with a warning. Nothing is served past that limit.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It answers like nginx's `auth_request` and Envoy's `ext_authz` expect: 204 lets the request pass, and names the
-//! agent in `x-claw-agent-did`; 401 or 503 does not, with the code of WIRE.md §8 in the body. The request that is asked
+//! agent in `x-claw-agent-did`; 401 or 503 does not, with the code of docs/wire.md §8 in the body. The request that is asked
 //! about is this one: same method, same path, same headers, same body. `GET /sidecar/health` says how true the cache is.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program for a terminal

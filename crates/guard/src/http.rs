@@ -19,9 +19,9 @@ use url::{Host, Url};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// See `with_call_timeout`.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Three comments of the event stream (WIRE.md §10) may be lost before it counts as dead.
+/// Three comments of the event stream (docs/wire.md §10) may be lost before it counts as dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
-/// The longest answer that is no page: errors are at most 4 KiB (WIRE.md §5), a single item as much.
+/// The longest answer that is no page: errors are at most 4 KiB (docs/wire.md §5), a single item as much.
 pub const MAX_SMALL_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A credential: visible ASCII. Printed nowhere.
@@ -168,7 +168,7 @@ impl Client {
         if_none_match: Option<&str>,
         max_bytes: usize,
     ) -> Result<Answer, HttpError> {
-        // What a shared cache holds may be minutes old (WIRE.md §4).
+        // What a shared cache holds may be minutes old (docs/wire.md §4).
         let mut request = self.calls.get(self.url(path)).header(CACHE_CONTROL, "no-store");
         for (name, value) in self.credentials("GET", path) {
             request = request.header(name, value);

@@ -1,7 +1,7 @@
 //! The registry's signing keys, fetched beside the guard: every hour, and once for a `kid` that nobody knows, with a
-//! cool-down between, so that strangers' made-up `kid`s are not a request to the registry each (WIRE.md §4).
+//! cool-down between, so that strangers' made-up `kid`s are not a request to the registry each (docs/wire.md §4).
 //!
-//! Keys are good for 24 h after the registry gave them (DESIGN.md §4); then the guard has none. An embedder that gets
+//! Keys are good for 24 h after the registry gave them (docs/design.md §4); then the guard has none. An embedder that gets
 //! its keys elsewhere calls `Guard::set_keys` and needs none of this.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

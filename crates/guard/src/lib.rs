@@ -10,7 +10,7 @@
 //!   limit it fails closed or goes on, as it was told; what it knows to be revoked it refuses either way.
 //! - A request is accepted once **by this process**. Two sidecars, or one restarted within 600 s, may each accept it
 //!   once: what must hold across processes belongs behind the proxy, whose nonces are durable.
-//! - A revoked *session* does not make an AIT invalid (DESIGN.md §1): the check tells when the agent's session last
+//! - A revoked *session* does not make an AIT invalid (docs/design.md §1): the check tells when the agent's session last
 //!   ended, for those who keep sessions of their own.
 //!
 //! Not its job: known agents, agent access, rates, which are the proxy's.

@@ -58,7 +58,7 @@ impl Nonces {
         if !within_skew(now_ms, timestamp_s) || self.mark.is_some_and(|mark| bucket <= mark) {
             return Seen::Skewed;
         }
-        // In all buckets: the same nonce under another timestamp is the same nonce (WIRE.md §3).
+        // In all buckets: the same nonce under another timestamp is the same nonce (docs/wire.md §3).
         if self.buckets.values().any(|keys| keys.contains(&key)) {
             return Seen::Replayed;
         }

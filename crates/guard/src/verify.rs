@@ -1,6 +1,6 @@
 //! One request's check: the AIT, the proof of possession, what is revoked, what was seen. All local.
 //!
-//! In the proxy's order (DESIGN.md §2), each step with the code it refuses by:
+//! In the proxy's order (docs/design.md §2), each step with the code it refuses by:
 //! 1. `Authorization` → AIT: `MISSING_TOKEN`, `INVALID_SCHEME`, `INVALID_AIT`; 503 without keys
 //! 2. proof: `INVALID_TIMESTAMP`, `TIMESTAMP_SKEW`, `INVALID_NONCE`, `INVALID_PROOF`
 //! 3. revoked, by all that is known: `REVOKED`. Then, where the cache was not confirmed for longer than the limit and
@@ -28,7 +28,7 @@ use clawdentity_protocol::issuer::Issuer;
 use clawdentity_protocol::keyset::KeySet;
 use clawdentity_protocol::proof::{AuthorizationError, ProofError, ProofHeaders, parse_authorization};
 
-/// How long keys are good after the registry gave them (DESIGN.md §4).
+/// How long keys are good after the registry gave them (docs/design.md §4).
 const KEYS_MAX_AGE_MS: u64 = 24 * 3_600_000;
 
 /// What a guard does once its cache was not confirmed for too long.
@@ -131,7 +131,7 @@ impl Admitted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", code.name)]
 pub struct Refusal {
-    /// As the proxy would say it (WIRE.md §8).
+    /// As the proxy would say it (docs/wire.md §8).
     pub code: &'static Code,
     /// For people.
     pub reason: &'static str,

@@ -1,4 +1,4 @@
-//! The Agent Identity Token (WIRE.md §2).
+//! The Agent Identity Token (docs/wire.md §2).
 //!
 //! Two steps, two types. `UnverifiedAit` has the right shape: header, closed claims, every claim's own rule, the DIDs'
 //! authority against `iss`. `Ait` has in addition the registry's signature, the issuer expected here, and was inside

@@ -1,4 +1,4 @@
-//! base64url as WIRE.md §1 has it: no padding, no `+/`, no white space, no trailing bits.
+//! base64url as docs/wire.md §1 has it: no padding, no `+/`, no white space, no trailing bits.
 //!
 //! So every byte string has exactly one text, and two texts that differ are two values: a hash or a signature that is
 //! compared as text is compared as bytes.

@@ -1,4 +1,4 @@
-//! The error codes of WIRE.md §5 and §8, and those of the routes that §10 adds, each with its status.
+//! The error codes of docs/wire.md §5 and §8, and those of the routes that §10 adds, each with its status.
 //!
 //! Codes are constants: they are the API, the log field and the metric label at once. No other code leaves the proxy.
 

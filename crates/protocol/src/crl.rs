@@ -1,7 +1,7 @@
-//! The certificate revocation list: a signed list of revoked tokens (WIRE.md §4).
+//! The certificate revocation list: a signed list of revoked tokens (docs/wire.md §4).
 //!
 //! A `Crl` was verified as a whole: signature, closed claims, every entry. What is kept of it is the sorted 128-bit
-//! `jti`s, 16 bytes each; its text, of up to 32 MiB, can be dropped (DESIGN.md §4). An entry revokes its token, never
+//! `jti`s, 16 bytes each; its text, of up to 32 MiB, can be dropped (docs/design.md §4). An entry revokes its token, never
 //! the agent.
 //!
 //! Not its job: its age, and what to do without one.

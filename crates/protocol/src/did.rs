@@ -1,4 +1,4 @@
-//! DIDs (WIRE.md §1): `did:cdi:<authority>:<entity>:<ulid>`, entity `agent` or `human`.
+//! DIDs (docs/wire.md §1): `did:cdi:<authority>:<entity>:<ulid>`, entity `agent` or `human`.
 //!
 //! An `AgentDid` is an agent's and a `HumanDid` is a human's: the two types cannot be mixed up, and each has exactly
 //! one text, so that a DID can be compared, hashed and used as a name as it is.

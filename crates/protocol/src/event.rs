@@ -1,4 +1,4 @@
-//! Queue messages (WIRE.md §7): bodies that are JSON texts, read into what they ask for.
+//! Queue messages (docs/wire.md §7): bodies that are JSON texts, read into what they ask for.
 //!
 //! Nothing that asks for a revocation is ever taken for something harmless: what is an `agent.auth.revoked` and cannot
 //! be read is an error of its own (`UnreadableRevocation`), which its consumer must not acknowledge. What never can

@@ -1,8 +1,8 @@
-//! Relay frames, both ways (WIRE.md §6).
+//! Relay frames, both ways (docs/wire.md §6).
 //!
 //! Inbound: closed sets of fields, none twice; a payload stays the sender's own JSON text, neither read nor re-written.
 //! An `enqueue` with a readable `id` is never merely malformed: it is `BadEnqueue`, because its sender must be answered.
-//! Outbound: exactly the fields of WIRE.md and no `null`, because some connectors drop a frame that has more.
+//! Outbound: exactly the fields of docs/wire.md and no `null`, because some connectors drop a frame that has more.
 //!
 //! Not its job: what to do about a frame.
 

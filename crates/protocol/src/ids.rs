@@ -1,4 +1,4 @@
-//! Identifiers that are no DIDs (WIRE.md §1): ULIDs, group ids, request ids and message ids.
+//! Identifiers that are no DIDs (docs/wire.md §1): ULIDs, group ids, request ids and message ids.
 //!
 //! A value of these types has passed its parser, so it can go into a key, a row, a header or a log line as it is.
 
@@ -132,7 +132,7 @@ impl fmt::Debug for GroupId {
 
 string_serde!(GroupId, "a group id");
 
-/// `x-request-id` (WIRE.md §5): `^[A-Za-z0-9._:-]{8,128}$`.
+/// `x-request-id` (docs/wire.md §5): `^[A-Za-z0-9._:-]{8,128}$`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(String);
 
@@ -168,7 +168,7 @@ impl From<Ulid> for RequestId {
 string_form!(RequestId, "a request id");
 
 /// What a relay message is known by between its sender and its recipient: a hook's request id, an `enqueue` frame's
-/// ULID or the id of an event's delivery (WIRE.md §6 and §7). Trimmed, not blank, at most 1,024 characters, no control
+/// ULID or the id of an event's delivery (docs/wire.md §6 and §7). Trimmed, not blank, at most 1,024 characters, no control
 /// characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(String);
@@ -191,7 +191,7 @@ impl MessageId {
         &self.0
     }
 
-    /// The ULID that it is, where it is one: such an id can be a `deliver` frame's (WIRE.md §6).
+    /// The ULID that it is, where it is one: such an id can be a `deliver` frame's (docs/wire.md §6).
     pub fn as_ulid(&self) -> Option<Ulid> {
         Ulid::parse(&self.0).ok()
     }

@@ -3,7 +3,7 @@
 //! Both have one text each: they equal what the URL standard writes for them, so that comparing texts is comparing
 //! places. An `Issuer` has a host name that can stand in DIDs (no IPv6, no user info); an `Origin` has no path.
 //!
-//! Not its job: which issuer is expected. That is a setting; only the local case of WIRE.md §2 is worked out here.
+//! Not its job: which issuer is expected. That is a setting; only the local case of docs/wire.md §2 is worked out here.
 
 use url::{Host, Url};
 
@@ -61,7 +61,7 @@ impl Issuer {
     }
 
     /// The issuer that a local deployment expects of a request that came to a non-loopback host, where the registry's
-    /// URL is a loopback one (WIRE.md §2): the request's scheme and host, with the registry's port where the request
+    /// URL is a loopback one (docs/wire.md §2): the request's scheme and host, with the registry's port where the request
     /// has one. `None` wherever nothing may be taken from the request. The caller sees to it that no `REGISTRY_ISSUER`
     /// is set.
     pub fn for_request(registry_url: &Url, env_is_local: bool, request_url: &Url) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! Compact JWS as AITs and CRLs use it (WIRE.md §2 and §4).
+//! Compact JWS as AITs and CRLs use it (docs/wire.md §2 and §4).
 //!
 //! Three segments and no fourth, a size cap before anything is decoded, a header of `alg` = `EdDSA`, the `typ` asked for
 //! and a `kid`, and nothing else in it: no `crit`, no key brought along, no second algorithm to be talked into. The

@@ -1,4 +1,4 @@
-//! Ed25519 public keys that can be trusted with a decision (WIRE.md §2).
+//! Ed25519 public keys that can be trusted with a decision (docs/wire.md §2).
 //!
 //! A `PublicKey` is the canonical encoding of a point that is not of small order: with a small-order key a signature
 //! can be made that verifies for any message, and a second encoding of one point would be a second name of one key.

@@ -1,4 +1,4 @@
-//! The registry's signing keys: `claw-keys.json` (WIRE.md §4).
+//! The registry's signing keys: `claw-keys.json` (docs/wire.md §4).
 //!
 //! A `KeySet` is a document that was right as a whole: every key in it, active or not, is EdDSA on Ed25519, canonical
 //! and of large order, and no `kid` is there twice. Only active keys can be had from it.

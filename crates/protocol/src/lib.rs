@@ -3,7 +3,7 @@
 //! Everything that comes from outside is text until a parser here has turned it into a type; a value of such a type
 //! needs no second look, because its fields are private or typed themselves and parsing is the only way to one.
 //! Sizes are capped by named constants before anything is parsed, no parser panics on any input, and what is closed in
-//! WIRE.md (claims, frames, tickets) is closed here: unknown and repeated fields are refused.
+//! docs/wire.md (claims, frames, tickets) is closed here: unknown and repeated fields are refused.
 //!
 //! Not its job: deciding. Nothing here does I/O or reads a clock; where time matters it is an argument.
 

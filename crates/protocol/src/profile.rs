@@ -1,4 +1,4 @@
-//! What two agents learn of each other when they pair (WIRE.md §5).
+//! What two agents learn of each other when they pair (docs/wire.md §5).
 //!
 //! Names are trimmed, 1-64 characters without control characters; `proxyOrigin` is an http(s) URL, kept as its origin.
 //! A responder's profile always has one: the initiator could not reach it otherwise.

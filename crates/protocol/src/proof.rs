@@ -1,4 +1,4 @@
-//! Proof of possession (WIRE.md §3): the headers that show that a caller holds the key its AIT names.
+//! Proof of possession (docs/wire.md §3): the headers that show that a caller holds the key its AIT names.
 //!
 //! The texts as received are what is signed and what is checked, so nothing is normalised on the way: a timestamp with
 //! leading zeros stays one. Nothing here is ever printed: a nonce, a proof and an access token belong to their caller.
@@ -118,7 +118,7 @@ pub struct ProofHeaders {
 }
 
 impl ProofHeaders {
-    /// Parses the headers in the order of WIRE.md §5: timestamp, nonce, body hash, proof. `None` is a missing header.
+    /// Parses the headers in the order of docs/wire.md §5: timestamp, nonce, body hash, proof. `None` is a missing header.
     ///
     /// # Errors
     /// The first that is wrong.

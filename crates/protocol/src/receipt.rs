@@ -1,4 +1,4 @@
-//! Delivery receipts (WIRE.md §5 and §7): what became of a message at its recipient's own webhook.
+//! Delivery receipts (docs/wire.md §5 and §7): what became of a message at its recipient's own webhook.
 //!
 //! One type for the `POST` body, for the queue and for the session that records it. Receipts come from connectors of
 //! all ages, so fields that are not known are ignored here.

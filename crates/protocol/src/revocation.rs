@@ -1,4 +1,4 @@
-//! Revocations on the wire (WIRE.md §10): the items of the feed, its pages, and what an operator asks for.
+//! Revocations on the wire (docs/wire.md §10): the items of the feed, its pages, and what an operator asks for.
 //!
 //! An `Item` is one row of the ledger: a number and exactly what that kind of row is about, so that an item of kind
 //! `agent` cannot lack its agent. Readers of the feed are deployed apart from the proxy, so a field that they do not
@@ -26,7 +26,7 @@ pub const MAX_PAGE_BYTES: usize = MAX_PAGE_ITEMS * MAX_ITEM_BYTES + 1024;
 /// The largest order of an operator.
 pub const MAX_ORDER_BYTES: usize = MAX_ITEM_BYTES;
 
-/// Not what WIRE.md §10 says. It repeats nothing of the input.
+/// Not what docs/wire.md §10 says. It repeats nothing of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RevocationError(&'static str);

@@ -8,7 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// How much of somebody's free-text reason is kept: as much as the registry allows in a CRL (WIRE.md §4).
+/// How much of somebody's free-text reason is kept: as much as the registry allows in a CRL (docs/wire.md §4).
 pub const MAX_REASON_CHARS: usize = 280;
 
 /// `Display`, `Debug`, `Serialize` and `Deserialize` for a type with `parse(&str)` and `as_str()`: its text form is its

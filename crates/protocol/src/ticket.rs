@@ -1,4 +1,4 @@
-//! Pairing tickets (WIRE.md §5): `clwpair1_` and base64url of a signed JSON object.
+//! Pairing tickets (docs/wire.md §5): `clwpair1_` and base64url of a signed JSON object.
 //!
 //! A ticket is signed by a key pair made for it alone, over the compact JSON of its fields in one order; `Ticket` holds
 //! the fields, so the signed bytes are always built, never cut out of what a caller sent.
@@ -85,7 +85,7 @@ pub struct Ticket {
     pub sig: [u8; 64],
 }
 
-/// The field order is that of the signed bytes: WIRE.md §5.
+/// The field order is that of the signed bytes: docs/wire.md §5.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {

@@ -37,7 +37,7 @@ pub fn iso_ms(now_ms: u64) -> String {
 }
 
 /// Unix milliseconds of `YYYY-MM-DDTHH:MM:SS[.fraction]ZONE`: up to nine digits of fraction (cut to milliseconds), and
-/// any zone: `Z`, `±HH:MM`, `±HHMM` or `±HH` (WIRE.md §6).
+/// any zone: `Z`, `±HH:MM`, `±HHMM` or `±HH` (docs/wire.md §6).
 ///
 /// # Errors
 /// Any other text, a date or an hour that does not exist, a leap second, or a time before 1970 or after 9999.
@@ -68,7 +68,7 @@ pub fn parse_iso(text: &str) -> Result<u64, TimeError> {
     u64::try_from(ms).ok().filter(|ms| *ms <= MAX_MS).ok_or(TimeError)
 }
 
-/// Unix milliseconds of what events and the CRL call a time: ISO-8601, seconds or milliseconds (WIRE.md §7), a number
+/// Unix milliseconds of what events and the CRL call a time: ISO-8601, seconds or milliseconds (docs/wire.md §7), a number
 /// also as text. `None` for anything else.
 pub fn parse_loose(value: &Value) -> Option<u64> {
     let number = match value {

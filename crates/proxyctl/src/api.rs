@@ -1,4 +1,4 @@
-//! The admin routes (WIRE.md §10), one function each.
+//! The admin routes (docs/wire.md §10), one function each.
 //!
 //! What a proxy says in an error is shown to the operator, so it is cut and stripped of control characters first: a
 //! terminal obeys some of them, and the answer may come from somebody who is not the proxy. For the same reason an

@@ -1,4 +1,4 @@
-//! `POST /admin/v1/revocations/<seq>/lift`: an operator gives back (WIRE.md §10).
+//! `POST /admin/v1/revocations/<seq>/lift`: an operator gives back (docs/wire.md §10).
 //!
 //! 400 `PROXY_ADMIN_INVALID_INPUT` (also for the number of a lift); 404 `PROXY_REVOCATION_NOT_FOUND`; 409
 //! `PROXY_REVOCATION_NEEDS_FORCE` where the registry revoked it; 503 `PROXY_REVOCATION_UNAVAILABLE`; 201 with the

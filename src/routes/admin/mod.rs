@@ -1,4 +1,4 @@
-//! The operator's routes (WIRE.md §10): one file a route.
+//! The operator's routes (docs/wire.md §10): one file a route.
 //!
 //! They exist only where `ADMIN_TOKEN` is set, and are for its bearer alone (`routes::sign_in`). What they do is done by
 //! `revocation` and read from the ledger; here it is parsed and told.

@@ -1,4 +1,4 @@
-//! `POST /admin/v1/reconcile`: the scheduled run, now (WIRE.md §10).
+//! `POST /admin/v1/reconcile`: the scheduled run, now (docs/wire.md §10).
 //!
 //! 503 `PROXY_REVOCATION_UNAVAILABLE` where the registry gave no list; 200 with what was done. `outcome` is `partial`
 //! where there was more than one run does: ask again, and it goes on.

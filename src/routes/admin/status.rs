@@ -1,4 +1,4 @@
-//! `GET /admin/v1/status?agentDid=`: how the kill switch stands (WIRE.md §10), and one agent where it is named.
+//! `GET /admin/v1/status?agentDid=`: how the kill switch stands (docs/wire.md §10), and one agent where it is named.
 //!
 //! 400 `PROXY_ADMIN_INVALID_INPUT` where the DID cannot be read or is not of our registry; 503 `PROXY_REVOCATION_UNAVAILABLE` where the ledger or
 //! one of the agent's objects does not answer; 200.

@@ -1,4 +1,4 @@
-//! `GET /v1/bundles/revocations.tar.gz`: what stands, as an OPA bundle (WIRE.md §10).
+//! `GET /v1/bundles/revocations.tar.gz`: what stands, as an OPA bundle (docs/wire.md §10).
 //!
 //! 503 `PROXY_REVOCATION_UNAVAILABLE`; 304 where `If-None-Match` names the latest number, before anything else is read;
 //! 200. The archive is made whole, as its header says how large it is, and compressed by the platform.

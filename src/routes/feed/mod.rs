@@ -1,4 +1,4 @@
-//! The revocation feed (WIRE.md §10): for sidecars that check for themselves. One file a route.
+//! The revocation feed (docs/wire.md §10): for sidecars that check for themselves. One file a route.
 
 pub mod bundle;
 pub mod page;

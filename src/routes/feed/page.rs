@@ -1,4 +1,4 @@
-//! `GET /v1/revocations?since=&limit=`: the ledger from a number on (WIRE.md §10).
+//! `GET /v1/revocations?since=&limit=`: the ledger from a number on (docs/wire.md §10).
 //!
 //! 400 `PROXY_FEED_INVALID_QUERY`; 503 `PROXY_REVOCATION_UNAVAILABLE`; 304 where `If-None-Match` names the latest
 //! number; 200.

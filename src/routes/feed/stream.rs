@@ -1,4 +1,4 @@
-//! `GET /v1/events/revocations`: the ledger as it grows, as server-sent events (WIRE.md §10).
+//! `GET /v1/events/revocations`: the ledger as it grows, as server-sent events (docs/wire.md §10).
 //!
 //! It begins after `Last-Event-ID`, else after `?since=`, else at the beginning. 400 `PROXY_FEED_INVALID_QUERY`; 503
 //! `PROXY_FEED_STREAM_UNAVAILABLE`; 200, and it ends when the agent that opened it is revoked.

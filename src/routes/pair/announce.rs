@@ -1,6 +1,6 @@
 //! Telling both agents' objects that a pair was made or removed.
 //!
-//! Writers write D1, then call `announce`, then answer (DESIGN.md §3): the next request of either agent comes with a new
+//! Writers write D1, then call `announce`, then answer (docs/design.md §3): the next request of either agent comes with a new
 //! generation and reads the new rows, and so does the next frame on an open socket, whose session is told as well.
 //!
 //! Only for a pair that really changed: voiding the caches of an agent that has nothing to do with the caller would be

@@ -1,4 +1,4 @@
-//! `POST /pair/remove`: either side ends a pair (WIRE.md §10).
+//! `POST /pair/remove`: either side ends a pair (docs/wire.md §10).
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -55,7 +55,7 @@ pub enum TrustCall {
 }
 
 /// What about an agent changed, and so what of all that is cached about it is void. The generation is replaced either
-/// way; but each outlives the other's outage (DESIGN.md §1): a peer that leaves while the registry is down must not take
+/// way; but each outlives the other's outage (docs/design.md §1): a peer that leaves while the registry is down must not take
 /// the access validations along, nor a token that is refreshed while D1 is down the pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,6 +1,6 @@
 //! The generation of an agent: a random number, replaced whenever something cached about the agent may have changed.
 //!
-//! A cached decision made under another generation is no decision (DESIGN.md §3). Random, not counted up: an object
+//! A cached decision made under another generation is no decision (docs/design.md §3). Random, not counted up: an object
 //! that lost its storage starts with a number nobody has seen, so nothing cached before can pass for current.
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Where a nonce is kept and for how long.
 //!
-//! A timestamp `t` (whole seconds) is accepted while `|now - t| <= 300` (WIRE.md §3), so a request carrying it can be
+//! A timestamp `t` (whole seconds) is accepted while `|now - t| <= 300` (docs/wire.md §3), so a request carrying it can be
 //! accepted until `t + 301 s`. Its nonce lies in the minute, the *bucket*, in which that moment falls. The bucket
 //! follows from the request alone: a captured request always looks in the bucket it was written to. Buckets are
 //! forgotten whole; the highest one ever forgotten is the **mark**, and a timestamp whose bucket is at or below the

@@ -1,7 +1,7 @@
 //! The revocation overlay: the hot copy of the ledger, in the object that decides about the agent.
 //!
 //! Merging is idempotent and commutes: an agent once revoked stays so, a token's revocation keeps the latest expiry it
-//! was given. Duplicates and any order of events therefore give the same state (WIRE.md §7). A lift takes back what was
+//! was given. Duplicates and any order of events therefore give the same state (docs/wire.md §7). A lift takes back what was
 //! merged; which of a revocation and a lift came last is the ledger's to say, and whoever changes either makes the
 //! overlay say the same (`revocation::settle`). A lifted token is remembered as such: the polled CRL may go on listing
 //! it. Numbering and keeping the record is the ledger's job, not this file's.
@@ -12,7 +12,7 @@ use clawdentity_protocol::ids::Ulid;
 
 pub use clawdentity_protocol::revocation::Source;
 
-/// How long a token's revocation is kept whose expiry nobody told: the longest life of an AIT (WIRE.md §2), 90 days.
+/// How long a token's revocation is kept whose expiry nobody told: the longest life of an AIT (docs/wire.md §2), 90 days.
 pub const UNKNOWN_EXPIRY_MS: u64 = 90 * 24 * 3_600_000;
 
 /// What of a caller is revoked.

@@ -1,7 +1,7 @@
 //! What an isolate remembers of what trust objects refused.
 //!
 //! A revoked agent or token is remembered for `REVOKED_MEMORY_MS` (30 s), so that its next requests are refused without a
-//! hop (DESIGN.md §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
+//! hop (docs/design.md §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
 
 use std::num::NonZeroUsize;
 

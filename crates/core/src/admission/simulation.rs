@@ -249,7 +249,7 @@ impl World {
         }
     }
 
-    /// WIRE.md §3: an (agent, nonce) pair, under whatever timestamp, while the first one's could still be accepted.
+    /// docs/wire.md §3: an (agent, nonce) pair, under whatever timestamp, while the first one's could still be accepted.
     /// After a jump back of the clock, what was forgotten is acceptable no more, which only the object knows.
     fn nonce_is_free(&self, request: &AdmitRequest) {
         for (timestamp_s, hash) in self.admitted.keys().filter(|_| !self.clock_went_back) {

@@ -289,7 +289,7 @@ fn a_clock_that_goes_back_does_not_wedge_it() {
     );
 }
 
-/// DESIGN.md §1: a registry that fails is left alone. Eight callers at a time, for ten minutes.
+/// docs/design.md §1: a registry that fails is left alone. Eight callers at a time, for ten minutes.
 #[test]
 fn a_dependency_that_only_fails_is_called_five_times_plus_those_in_flight_then_once_per_pause() {
     let mut circuit = new();

@@ -1,4 +1,4 @@
-//! Why a request was refused: one variant per cause, each with its code of WIRE.md §8.
+//! Why a request was refused: one variant per cause, each with its code of docs/wire.md §8.
 
 use std::borrow::Cow;
 
@@ -70,7 +70,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The code of WIRE.md §8.
+    /// The code of docs/wire.md §8.
     pub fn code(&self) -> &'static Code {
         match self {
             Self::MissingToken => &code::PROXY_AUTH_MISSING_TOKEN,

@@ -1,4 +1,4 @@
-//! Ten thousand random lives of the whole pipeline, against what DESIGN.md §1 promises.
+//! Ten thousand random lives of the whole pipeline, against what docs/design.md §1 promises.
 //!
 //! Everything that decides is the real thing: steps 2 and 4 to 7 of `pipeline`, every agent's object, the desks of two
 //! isolates. The world around them (`world`) is a registry and a D1 that are well, fail or are slow, a clock, and calls

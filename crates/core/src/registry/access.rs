@@ -1,4 +1,4 @@
-//! Whether an agent's access token holds: step 7 of a request (DESIGN.md §2, §4).
+//! Whether an agent's access token holds: step 7 of a request (docs/design.md §2, §4).
 //!
 //! * The memory is keyed on a hash of (access token, agent, AIT `jti`, generation).
 //!   The generation is in the key: when it is replaced, what was remembered under
@@ -242,7 +242,7 @@ impl AccessDesk {
 }
 
 /// What a response of the validation route says: 204 valid, 401 invalid, anything else
-/// is unavailability (WIRE.md §4). A 404 is an answer of a registry that is up and has
+/// is unavailability (docs/wire.md §4). A 404 is an answer of a registry that is up and has
 /// the route elsewhere; another 2xx is an answer that does not hold.
 pub fn read_status(status: u16) -> Answer {
     match status {

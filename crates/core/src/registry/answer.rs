@@ -1,4 +1,4 @@
-//! What a registry's response says about the registry (DESIGN.md §4).
+//! What a registry's response says about the registry (docs/design.md §4).
 //!
 //! Failures: timeout, connection, 5xx, 429, a body that does not verify.
 //! Answers: 2xx, 401, 404. Another 4xx is unavailability for this caller alone

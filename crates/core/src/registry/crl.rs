@@ -1,4 +1,4 @@
-//! The polled CRL: which list counts, and when it is asked for (DESIGN.md §4, WIRE.md §4).
+//! The polled CRL: which list counts, and when it is asked for (docs/design.md §4, docs/wire.md §4).
 //!
 //! * Fresh for `ages.fresh_ms`, served while it is refreshed until `ages.stale_ms`.
 //! * `CRL_NOT_FOUND` is an answer, "nothing revoked yet", and remembered like one.

@@ -1,4 +1,4 @@
-//! Who owns an agent, and who is in a group: the registry's internal routes (WIRE.md §4).
+//! Who owns an agent, and who is in a group: the registry's internal routes (docs/wire.md §4).
 //!
 //! Both go to one dependency, "identity", and share its circuit. Ownership is never
 //! remembered. A membership is remembered under a hash of (group, member, generation),

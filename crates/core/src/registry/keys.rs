@@ -1,4 +1,4 @@
-//! The registry's signing keys: which are active, and when they are asked for (DESIGN.md §4, WIRE.md §4).
+//! The registry's signing keys: which are active, and when they are asked for (docs/design.md §4, docs/wire.md §4).
 //!
 //! * Fresh and stale as every answer. Where memory has nothing that may be served,
 //!   the copy in D1 is read first, under the same ages: a fresh isolate works in an

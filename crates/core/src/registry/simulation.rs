@@ -1,5 +1,5 @@
 //! Ten thousand random hours: outages, slowness, rotations, revocations, ended sessions,
-//! made-up tokens and evictions, against what DESIGN.md §1 promises.
+//! made-up tokens and evictions, against what docs/design.md §1 promises.
 //!
 //! The world is a registry that answers well, fails or is slow, one isolate with its
 //! desks, the agents' objects and D1. Every decision of a desk is checked at once:

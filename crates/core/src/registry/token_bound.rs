@@ -1,4 +1,4 @@
-//! How often the registry is asked about tokens that one agent made up (DESIGN.md §4).
+//! How often the registry is asked about tokens that one agent made up (docs/design.md §4).
 //!
 //! A valid agent can send any text as its access token, and each costs a call, of
 //! which the registry takes so many a minute from this proxy's address: what it

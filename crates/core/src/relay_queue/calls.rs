@@ -94,7 +94,7 @@ pub enum RevokedSockets {
 pub struct DeliverCall<'a> {
     /// Who sends it.
     pub sender: AgentDid,
-    /// The message's id, unique per sender and recipient: asked again, the first outcome is repeated (WIRE.md §6).
+    /// The message's id, unique per sender and recipient: asked again, the first outcome is repeated (docs/wire.md §6).
     pub request_id: MessageId,
     /// The JSON text, as the sender wrote it.
     #[serde(borrow)]
@@ -121,7 +121,7 @@ pub struct DeliverCall<'a> {
     pub wait: bool,
 }
 
-/// A recipient's word on what became of a message (WIRE.md §5, §7).
+/// A recipient's word on what became of a message (docs/wire.md §5, §7).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReceiptCall {
@@ -146,7 +146,7 @@ pub struct PushReceiptsCall {
     pub receipts: Vec<PushReceipt>,
 }
 
-/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (WIRE.md §6).
+/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (docs/wire.md §6).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushReceipt {
@@ -182,7 +182,7 @@ pub enum RelayReply {
     Status(SessionStatus),
 }
 
-/// A message's state, in the shape of the hook's 202 (WIRE.md §5).
+/// A message's state, in the shape of the hook's 202 (docs/wire.md §5).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {

@@ -1,4 +1,4 @@
-//! The identity block that stands before a hook's `message` where the operator wants it (WIRE.md §5).
+//! The identity block that stands before a hook's `message` where the operator wants it (docs/wire.md §5).
 //!
 //! Only the text of the member `message` changes, by a prefix inside its quotes: every other byte of the payload stays
 //! the sender's own, whatever numbers, escapes or repeated keys it has. A repeated `message` is prefixed each time, so

@@ -1,4 +1,4 @@
-//! What a message's state becomes when its recipient sends a receipt (WIRE.md §5, §7).
+//! What a message's state becomes when its recipient sends a receipt (docs/wire.md §5, §7).
 //!
 //! Receipts come through a queue whose consumers run in no order, at least once. So states are merged, not
 //! overwritten: whatever the order, and however often, the end is the same. A recipient's webhook having taken the
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use clawdentity_protocol::receipt::ReceiptStatus;
 
-/// Where a message is, as WIRE.md §5 names it. One that is in flight is `queued`: nobody has acknowledged it.
+/// Where a message is, as docs/wire.md §5 names it. One that is in flight is `queued`: nobody has acknowledged it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {

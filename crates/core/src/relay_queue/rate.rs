@@ -1,4 +1,4 @@
-//! How many `enqueue` frames an agent may send a minute (WIRE.md §8).
+//! How many `enqueue` frames an agent may send a minute (docs/wire.md §8).
 //!
 //! A window opens with the first frame and lasts a minute; within it no more than the limit is let through. The window
 //! is small enough to ride in a socket's attachment, so that neither hibernation nor a new connection starts it anew.

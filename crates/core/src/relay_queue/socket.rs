@@ -1,4 +1,4 @@
-//! What a connector's socket must be told or asked, and when (WIRE.md §6); and what is remembered of it.
+//! What a connector's socket must be told or asked, and when (docs/wire.md §6); and what is remembered of it.
 //!
 //! All of it is in the socket's attachment, which survives hibernation: nothing that must be known after a wake lives
 //! only in memory. The attachment is JSON, its bytes are pinned by a test, and it stays far below the platform's 16 KB.

@@ -2,7 +2,7 @@
 
 use clawdentity_protocol::did::AgentDid;
 
-/// What WIRE.md §6 lets an operator set. Durations in milliseconds.
+/// What docs/wire.md §6 lets an operator set. Durations in milliseconds.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
     /// Live messages; one more is refused.

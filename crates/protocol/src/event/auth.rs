@@ -1,4 +1,4 @@
-//! `agent.auth.revoked` and `agent.auth.refreshed` (WIRE.md §7).
+//! `agent.auth.revoked` and `agent.auth.refreshed` (docs/wire.md §7).
 //!
 //! What an event revokes follows from its reason and from whether it names a token:
 //!

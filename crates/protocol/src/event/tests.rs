@@ -1,4 +1,4 @@
-//! Every form of WIRE.md §7 but the revocations.
+//! Every form of docs/wire.md §7 but the revocations.
 
 use expect_test::expect;
 use proptest::prelude::*;
