@@ -1,9 +1,8 @@
 //! The wasm-bindgen step of the build, as a program of this workspace.
 //!
-//! It is the code of the wasm-bindgen command line used as a library: cargo builds it from
-//! crates.io and Cargo.lock pins it, so that nothing is downloaded from anywhere else and its
-//! version cannot differ from that of the `wasm-bindgen` crate. It knows nothing of bundling or
-//! optimising: `scripts/build.mjs` does those.
+//! It uses the wasm-bindgen command line as a library. Cargo builds it from crates.io and `Cargo.lock` pins it, so
+//! nothing is downloaded from anywhere else, and its version cannot differ from that of the `wasm-bindgen` crate.
+//! Bundling and optimising is done by `scripts/build.mjs`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

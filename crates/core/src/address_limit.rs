@@ -1,9 +1,8 @@
 //! The per-address limit of the hook and connect routes (docs/wire.md §8).
 //!
-//! One counter per path and client address in fixed windows of a minute. It lives
-//! in the isolate and is bounded: it keeps a stranger from making this isolate
-//! check signatures all day, and is no promise across isolates. The agent's own
-//! limit, which is one, is admission's.
+//! It counts requests for each path and client address in fixed windows of a minute. The counters live in the
+//! isolate's memory and are bounded. They keep a stranger from making this isolate check signatures all day; they are
+//! not a promise across isolates. The limit for each agent is kept by admission, and is such a promise.
 
 use std::num::NonZeroUsize;
 

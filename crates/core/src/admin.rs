@@ -1,7 +1,8 @@
-//! What an operator asks for, parsed: bodies and queries of the admin routes and of the feed (docs/wire.md §10).
+//! What an operator asks for, parsed: the bodies and queries of the operator's routes and of the feed (docs/wire.md
+//! §10).
 //!
-//! A request that names a thing badly is refused whole, with what is wrong in words: at three in the morning half a
-//! revocation is worse than none. The order itself is parsed by `protocol::revocation`.
+//! A request with anything wrong in it is refused as a whole, with an explanation, because an operator in a hurry
+//! must not be left with half a revocation. The order itself is parsed by `protocol::revocation`.
 
 use serde::Deserialize;
 

@@ -1,20 +1,18 @@
-//! Answers remembered, by age: fresh, stale or dead (docs/design.md §4).
+//! Remembered answers by their age: fresh, stale or dead (docs/design.md §4).
 //!
-//! * Fresh: serve it. Stale: serve it at once and refresh it in the background.
-//!   Dead, or never had: ask.
-//! * Nothing is served at or past its stale limit: `look` is the only way to a
-//!   value that is to be believed, and compares the age every time.
-//! * One refresh at a time: the first who finds an entry stale gets the claim,
-//!   others serve what they have. A claim is never joined (on Workers a promise
-//!   belongs to the request that made it). An answer gives it back; a refresh that
-//!   fails or is cancelled does not, so that `claim_ms` is its time limit and the
-//!   pause before the next one at once.
-//! * Of two answers the one to the later question stays, in whatever order they
-//!   come: ages count from the question (`as_of_ms`), not from the answer.
-//! * Bounded in entries, the least recently looked at goes first.
+//! * A fresh answer is served. A stale one is served at once and refreshed in the background. Where the answer is
+//!   dead or was never there, the caller must ask.
+//! * Nothing is served at or past its stale limit. `look` is the only way to a value that is to be believed, and it
+//!   compares the age every time.
+//! * One refresh at a time. The first caller that finds an entry stale gets the claim, and others serve what they
+//!   have. A claim is never joined, because on Workers a promise belongs to the request that made it. An answer gives
+//!   the claim back. A refresh that fails or is cancelled does not, so `claim_ms` is both its time limit and the
+//!   pause before the next one.
+//! * Of two answers, the one to the later question stays, in whatever order they arrive: ages count from the question
+//!   (`as_of_ms`) and not from the answer.
+//! * The number of entries is bounded, and the one looked at least recently goes first.
 //!
-//! Keys are hashes or ids, never tokens. Not its job: to ask, or to decide what
-//! an answer means.
+//! Keys are hashes or ids, never tokens. The cache does not ask, and does not decide what an answer means.
 
 use std::fmt;
 use std::hash::Hash;

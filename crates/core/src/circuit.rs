@@ -1,19 +1,17 @@
-//! When a dependency that fails is left alone (docs/design.md §4).
+//! When a failing dependency is left alone (docs/design.md §4).
 //!
-//! `Circuit` promises that of a dependency that only fails no more than
-//! `failures` calls, and those in flight at that moment, are made, and then one
-//! per pause. It holds because a call needs a `Permit`, and permits are given by
-//! `ask` alone: freely while closed, none while open, one at a time while
-//! half-open.
+//! [`Circuit`] promises that a dependency which only fails gets no more than `failures` calls (and those that are
+//! already in flight at that moment), and after that one call for each pause. This holds because a call needs a
+//! `Permit`, and only `ask` gives permits: freely while the circuit is closed, none while it is open, and one at a
+//! time while it is half-open.
 //!
-//! A permit carries the epoch in which it was given, and every opening, probe and
-//! closing begins a new one. So an answer to a call from before the circuit
-//! opened changes nothing, nor does a probe that comes too late. A probe that
-//! never reports (its request was cancelled) counts as failed after
-//! `probe_timeout_ms`: the circuit cannot be wedged.
+//! A permit carries the epoch in which it was given, and every opening, probe and closing begins a new epoch. So the
+//! answer to a call from before the circuit opened changes nothing, and neither does a probe that answers too late. A
+//! probe that never reports, because its request was cancelled, counts as failed after `probe_timeout_ms`, so the
+//! circuit cannot get stuck.
 //!
-//! Not its job: to make calls, to tell failures from answers, to write log lines.
-//! Transitions are data, for a shell to log once.
+//! Making calls, telling failures from answers and writing log lines is not done here. Transitions are returned as
+//! data, for a shell to log once.
 
 use std::collections::VecDeque;
 

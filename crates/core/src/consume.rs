@@ -1,6 +1,6 @@
-//! What becomes of a queue message that was not done, and what a revocation event asks for.
+//! What becomes of a queue message that could not be applied, and what a revocation event asks for.
 //!
-//! The consumers apply, retry and acknowledge; what they may decide is decided here.
+//! The consumers apply, retry and acknowledge. What they have to decide is decided here.
 
 use super::admission::{TokenRevocation, token_expiry_ms};
 use clawdentity_protocol::did::AgentDid;

@@ -1,6 +1,7 @@
-//! The feed's forms: events of the stream, and the bundle that policy engines load (docs/wire.md §10).
+//! The forms of the feed: the events of the stream, and the bundle that policy engines load (docs/wire.md §10.2).
 //!
-//! Both are written here byte for byte, so that readers can be held to them natively. What is in them is the ledger's.
+//! Both are written here byte for byte, so that readers can be tested against them natively. Their content comes from
+//! the ledger.
 
 use serde::Serialize;
 use serde_json::json;

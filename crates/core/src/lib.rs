@@ -1,9 +1,8 @@
-//! The decisions as state machines over explicit time.
+//! The decisions, as state machines over explicit time.
 //!
-//! Nothing here does I/O, reads a clock or knows of Workers: `now_ms` is an
-//! argument, randomness is an argument, and what has to be done is returned as
-//! data for a thin shell to do. That is why a ten-minute outage takes a
-//! microsecond in a test, and every interleaving can be tried.
+//! Nothing in this crate does I/O, reads a clock or knows of Workers. The time (`now_ms`) and randomness are
+//! arguments, and what has to be done is returned as data for a thin shell to do. So a test can live through a
+//! ten-minute outage in a microsecond, and can try every interleaving.
 
 pub mod address_limit;
 pub mod admin;

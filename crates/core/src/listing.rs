@@ -1,8 +1,8 @@
-//! A CRL as the reconciliation goes through it: its entries in the order of their tokens, from a cursor on.
+//! A CRL as reconciliation goes through it: its entries in the order of their tokens, from a cursor on.
 //!
-//! An entry costs some 50 bytes here, a tenth of its text: a list of 32 MiB fits an isolate beside what else it holds.
-//! A run that was interrupted is taken up after its cursor and goes once around, so that what was added to the list in
-//! the meantime is found in the same run, wherever it stands.
+//! An entry takes about 50 bytes here, a tenth of its text, so a list of 32 MiB fits into an isolate beside
+//! everything else. A run that was interrupted continues after its cursor and goes around once, so that whatever was
+//! added to the list in the meantime is found in the same run, wherever it stands.
 
 use std::collections::HashMap;
 

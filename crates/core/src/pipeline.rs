@@ -1,4 +1,4 @@
-//! Who may act: the checks of docs/design.md §2, steps 2 to 7, in that order, once.
+//! Who may act: steps 2 to 7 of docs/design.md §2, in that order and in one place.
 //!
 //! `verify` is the only maker of a `Caller` (its fields are private), and
 //! handlers act for a `Caller`: so no route can forget a check. It needs a
@@ -15,8 +15,8 @@
 //! 6. known agent: 403
 //! 7. agent access: 401 `AGENT_ACCESS_REQUIRED`, `AGENT_ACCESS_INVALID`; 503
 //!
-//! A bad signature burns no nonce, as step 3 comes before 4; a request refused
-//! after step 4 has burnt it.
+//! A bad signature does not use up a nonce, because step 3 comes before step 4. A request that is refused after step
+//! 4 has used up its nonce.
 
 use std::rc::Rc;
 

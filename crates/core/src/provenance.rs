@@ -1,7 +1,7 @@
-//! On what a decision rested: which source, and how old it was.
+//! What a decision rested on: which source, and how old it was.
 //!
-//! It travels with every cached or fetched answer into the `proxy.auth.verified`
-//! line, so that an operator can tell afterwards why a request was admitted.
+//! This travels with every cached or fetched answer into the log line `proxy.auth.verified`, so that an operator can
+//! tell afterwards why a request was admitted.
 
 use serde::Serialize;
 

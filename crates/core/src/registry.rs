@@ -1,8 +1,7 @@
-//! What the registry client decides, as state machines: see docs/design.md §4.
+//! What the registry client decides, as state machines (docs/design.md §4).
 //!
-//! One desk a dependency: it holds the dependency's cache and circuit, is told the
-//! time and the answers, and says what to do next. The shells in `src/registry`
-//! make the calls and nothing else.
+//! There is one module for each dependency. It holds that dependency's cache and circuit, is told the time and the
+//! answers, and says what to do next. The shells in `src/registry` make the calls and do nothing else.
 
 pub mod access;
 pub mod answer;

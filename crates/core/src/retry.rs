@@ -1,7 +1,8 @@
-//! When a call to a Durable Object that failed is made again.
+//! When a failed call to a Durable Object is made again.
 //!
-//! What the platform calls retryable failed on the way; nothing is tried again on an overloaded object, which more calls
-//! make worse. Callers make every try with a fresh stub and the same body: all calls are idempotent.
+//! What the platform calls retryable failed on its way. Nothing is tried again on an object that is overloaded,
+//! because more calls would make that worse. Every attempt uses a fresh stub and the same body, and all calls are
+//! idempotent.
 
 /// Pauses before the tries after the first.
 const RETRY_PAUSES_MS: [u64; 2] = [25, 100];

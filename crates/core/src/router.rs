@@ -1,10 +1,8 @@
-//! The route table: docs/wire.md §5 and §10 as data.
+//! The route table: docs/wire.md §5 and docs/wire.md §10 as data.
 //!
-//! One row says all that happens to a request before its handler: who may call
-//! (`Access`), how large its body may be, whether the per-address limit stands
-//! before it, and which code a body gets that cannot be read. The dispatcher
-//! obeys the row; a handler cannot be reached around it. Because the table is
-//! data, tests walk it: a route added without its row does not exist.
+//! A row says everything that happens to a request before its handler: who may call (`Access`), how large its body
+//! may be, whether the per-address limit applies, and which code a body gets that cannot be read. The dispatcher
+//! obeys the row, so nothing reaches a handler around it. Because the table is data, tests can go through all of it.
 
 use clawdentity_protocol::code::{self, Code};
 

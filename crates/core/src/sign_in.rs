@@ -1,9 +1,8 @@
-//! Bearer tokens: compared in constant time, and who guesses is stopped.
+//! Bearer tokens: they are compared in constant time, and an address that guesses is stopped.
 //!
-//! What is compared are hashes, so that neither the length nor the first wrong byte shows in the time it takes. An
-//! address that failed too often in a minute is refused without a look at what it presents, so that guessing learns
-//! nothing more; the counters live in the isolate and are bounded. That a token cannot be guessed anyway is its length's
-//! work (docs/wire.md §9).
+//! Hashes are compared, so that neither the length nor the first wrong byte shows in the time that it takes. The
+//! counters of failed attempts live in the isolate and are bounded. What makes a token impossible to guess is its
+//! length (docs/wire.md §9).
 
 use std::num::NonZeroUsize;
 

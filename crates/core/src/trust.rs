@@ -1,13 +1,15 @@
 //! Who is known here and who is paired: the memory of what D1 said, and when D1 is left alone (docs/design.md §4).
 //!
-//! * Fresh: served without a question. Older: D1 is asked first, and only while it does not answer (or its circuit is
-//!   open) a decision up to its stale limit is served, with a warning. Nothing is served past that limit.
-//! * The generation is in the key: when a pair is made or removed it is replaced, and what was remembered under the old
-//!   one is not found again. Writers write D1 before they replace it, so whoever comes with the new generation reads
-//!   the new row.
-//! * A decision is remembered whichever way it went; bounded, least recently used first out.
+//! * A fresh decision is served without a question. For an older one D1 is asked first. Only while D1 does not
+//!   answer, or its circuit is open, a decision up to its stale limit is served, with a warning. Nothing is served
+//!   past that limit.
+//! * The generation is part of the key. It is replaced when a pair is made or removed, and what was remembered under
+//!   the old one is not found again. Writers write D1 before they replace it, so whoever comes with the new
+//!   generation reads the new row.
+//! * A decision is remembered whichever way it went. The memory is bounded, and the entry used least recently goes
+//!   first.
 //!
-//! Not its job: to ask D1, or to decide what an unknown agent may do.
+//! Asking D1, and deciding what an unknown agent may do, is done elsewhere.
 
 use sha2::{Digest, Sha256};
 

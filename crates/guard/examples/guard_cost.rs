@@ -1,12 +1,14 @@
-//! What a guard's check costs, with nothing revoked and with 100,000 revocations, cold (a token never seen) and warm.
+//! What a guard's check costs, with nothing revoked and with 100,000 revocations, cold (a token not seen before) and
+//! warm.
 //!
 //! ```text
 //! cargo run --release -p clawdentity-guard --example guard_cost
 //! ```
 //!
-//! Prints p50 and p99 in microseconds and the ratio; ends with 1 where the p99 with 100,000 is over 300 µs or the
-//! medians' ratio over 1.3. Of several rounds, with and without in turn, the one with the lowest p99 counts: what else the
-//! machine does can only add.
+//! Prints the median and the 99th percentile in microseconds, and the ratio. Exits with 1 if the 99th percentile with
+//! 100,000 revocations is over 300 µs, or the ratio of the medians is over 1.3. It runs several rounds, with and
+//! without revocations in turn, and counts the round with the lowest 99th percentile, because other work on the
+//! machine can only make a round slower.
 
 #![allow(
     clippy::print_stdout,

@@ -1,13 +1,14 @@
-//! A sidecar: asks a guard about each request's headers, so that the program behind it need not.
+//! A sidecar: it asks a guard about the headers of each request, so that the program behind it need not.
 //!
 //! ```text
 //! CLAWDENTITY_PROXY_URL=https://proxy.example.com FEED_TOKEN=… REGISTRY_URL=https://registry.example.com \
 //!   cargo run --release -p clawdentity-guard --example sidecar -- 127.0.0.1:9000
 //! ```
 //!
-//! It answers like nginx's `auth_request` and Envoy's `ext_authz` expect: 204 lets the request pass, and names the
-//! agent in `x-claw-agent-did`; 401 or 503 does not, with the code of docs/wire.md §8 in the body. The request that is asked
-//! about is this one: same method, same path, same headers, same body. `GET /sidecar/health` says how true the cache is.
+//! It answers as nginx's `auth_request` and Envoy's `ext_authz` expect. 204 lets the request pass and names the agent
+//! in `x-claw-agent-did`. 401 and 503 stop it, with a code of docs/wire.md §8 in the body. The request to the sidecar
+//! must be the one to be checked: the same method, path, headers and body. `GET /sidecar/health` says how current the
+//! cache is.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program for a terminal
 

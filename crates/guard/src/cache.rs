@@ -1,11 +1,11 @@
-//! What is revoked, as a set in memory, and how true it is.
+//! What is revoked, as a set in memory, and how current it is.
 //!
-//! A `RevocationSet` follows the ledger: the same items in any number and order of repetitions give the same set, as
-//! long as a lift comes after what it lifts, which the feed sees to. Agents are kept by their ULID, as the proxy's own
-//! objects are: a guard serves one issuer, so one authority. Nothing is dropped for its expiry: the ledger sweeps, and
-//! the next complete read leaves out what it has swept. 100,000 revocations are about 6 MB.
+//! A `RevocationSet` follows the ledger. The same items give the same set however often they are repeated, as long as
+//! a lift comes after what it lifts, which the feed ensures. Agents are stored by their ULID, as in the proxy's own
+//! objects, because a guard serves one issuer and so one authority. The set does not drop items when they expire: the
+//! ledger sweeps its rows, and the next complete read leaves out what was swept. 100,000 revocations take about 6 MB.
 //!
-//! Not its job: deciding what staleness means (`verify`), and talking to anybody (`client`).
+//! What staleness means is decided in `verify`. `client` does the talking.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};

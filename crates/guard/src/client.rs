@@ -1,8 +1,9 @@
-//! The feed's two threads: the reader and the listener. Each asks `feed` what to do, does it, and says what came.
+//! The two threads of the feed: the reader and the listener. Each asks `feed` what to do, does it, and reports the
+//! result.
 //!
-//! Effects reach the cache under the feed's lock and in the feed's order; a check of a guard takes the cache's lock
-//! alone and never waits for a request. Dropping the client stops both threads at their next step: the reader within
-//! its request's 10 s, the listener when its stream next says something, which is at most 45 s.
+//! Effects reach the cache under the feed's lock and in the feed's order. A guard's check takes only the cache's lock
+//! and never waits for a request. Dropping the client stops both threads at their next step: the reader within the 10
+//! s of its request, the listener when its stream next says something, which takes at most 45 s.
 
 use std::io::Read as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! The native clock: the one place of the guard that reads it. Everything else takes `now_ms`.
+//! The native clock: the only place in the guard that reads it. Everything else takes `now_ms`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

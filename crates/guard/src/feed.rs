@@ -1,20 +1,22 @@
 //! How a cache is kept equal to a ledger: the decisions, over explicit time.
 //!
-//! Two things run side by side and both ask here what to do next: the *reader* (`GET /v1/revocations`) and the
-//! *listener* (the event stream). `position` is the last number up to which nothing is missing. It moves in three ways
-//! only: a complete read, a page that was asked for from it, and a pushed item that is the very next number.
+//! Two activities run side by side and ask this module what to do next: the *reader* (`GET /v1/revocations`) and the
+//! *listener* (the event stream). The `position` is the last number up to which nothing is missing. Only three things
+//! move it: a complete read, a page that was asked for from it, and a pushed item with the very next number.
 //!
-//! - First a complete read into a set of its own, which then replaces the cache's; again once a day, which drops what
-//!   the ledger has swept; and at once where the ledger's last number is behind ours: it was cut or replaced.
-//! - A pushed item that leaves a gap is applied at once if it revokes (waiting would leave the caller in), and the
-//!   reader is sent for everything from the position on, in order. A gap that the ledger itself has (a number may be
-//!   left out) ends there.
-//! - A cache is *confirmed* by the ledger saying that nothing comes after the position, dated to before it was asked.
-//!   A push confirms nothing. So the reader asks once a minute while the stream stands, every 5 s while it does not.
-//! - A failure is tried again after 1 s, doubling to 30 s, each pause shortened by up to half at random, so that
-//!   sidecars do not come back all at once.
+//! - **Complete reads.** The first read goes into a set of its own, which then replaces the cache's. It is repeated
+//!   once a day, to drop what the ledger has swept, and at once if the ledger's last number is below ours, because
+//!   then the ledger was cut or replaced.
+//! - **Gaps.** If a pushed item leaves a gap, it is applied at once if it revokes something, because waiting would
+//!   let the caller in. The reader then fetches everything from the position on, in order. Numbers that the ledger
+//!   itself leaves out are skipped that way.
+//! - **Confirmation.** A cache is *confirmed* when the ledger says that nothing comes after the position; the
+//!   confirmation is dated to before the question. A push confirms nothing. So the reader asks once a minute while
+//!   the stream stands, and every 5 s while it does not.
+//! - **Failures** are retried after 1 s, doubling to 30 s. Each pause is shortened by up to half at random, so that
+//!   sidecars do not all come back at once.
 //!
-//! Not its job: requests and threads (`client`), and what a stale cache means (`verify`).
+//! Requests and threads are in `client`, and what a stale cache means is decided in `verify`.
 
 use std::collections::BTreeMap;
 

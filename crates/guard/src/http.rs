@@ -1,10 +1,11 @@
-//! A small HTTP client: one origin, one way to sign in, bounded answers and bounded waits.
+//! A small HTTP client: one origin, one way to sign in, answers of bounded size, and waits of bounded length.
 //!
-//! A credential goes to that origin alone: redirects are not followed, and plain HTTP is for loopback, unless told
-//! otherwise. Neither the credential nor an answer's body is in any error text.
+//! A credential goes to that origin only. Redirects are not followed, and plain HTTP is allowed for loopback
+//! addresses alone unless the caller says otherwise. Neither the credential nor the body of an answer appears in an
+//! error text.
 //!
-//! `ureq` does the work: blocking, which is what two threads need, with a time limit on each single read, by which a
-//! stream that has gone silent is told from one that has nothing to say.
+//! `ureq` does the work. It is blocking, which suits two threads, and it has a time limit for each single read, which
+//! tells a stream that has died from one that has nothing to say.
 
 use std::fmt;
 use std::io::Read;

@@ -1,8 +1,8 @@
-//! The registry's signing keys, fetched beside the guard: every hour, and once for a `kid` that nobody knows, with a
-//! cool-down between, so that strangers' made-up `kid`s are not a request to the registry each (docs/wire.md §4).
+//! The registry's signing keys, fetched beside the guard: every hour, and once when a `kid` is unknown. A cool-down
+//! follows, so that `kid`s which strangers make up do not each become a request to the registry (docs/wire.md §4.1).
 //!
-//! Keys are good for 24 h after the registry gave them (docs/design.md §4); then the guard has none. An embedder that gets
-//! its keys elsewhere calls `Guard::set_keys` and needs none of this.
+//! Keys are good for 24 h after the registry gave them (docs/design.md §4); after that the guard has none. A program
+//! that gets its keys elsewhere calls `Guard::set_keys` and does not need this module.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;

@@ -1,19 +1,21 @@
-//! The guard: a sidecar's own check of agents, native and local.
+//! The guard: a native library with which a sidecar checks agents locally.
 //!
-//! [`Guard`] verifies an AIT and its proof of possession, refuses what it has seen, and asks a [`RevocationCache`];
-//! [`FeedClient`] keeps that cache equal to a proxy's ledger, and [`KeyClient`] keeps the registry's signing keys. A
-//! check makes no request to anybody: both clients run beside it, on threads of their own.
+//! [`Guard`] verifies an AIT and its proof of possession, refuses requests that it has already seen, and looks into a
+//! [`RevocationCache`]. [`FeedClient`] keeps that cache equal to a proxy's ledger, and [`KeyClient`] keeps the
+//! registry's signing keys. A check makes no request: both clients run beside it on threads of their own.
 //!
-//! What holds, and what does not:
-//! - A revocation that the stream brings is in force for the next check. Where the stream is down, polling brings it.
-//! - The guard knows how long ago its cache was *confirmed* equal to the ledger, which a push alone does not do. Past a
-//!   limit it fails closed or goes on, as it was told; what it knows to be revoked it refuses either way.
-//! - A request is accepted once **by this process**. Two sidecars, or one restarted within 600 s, may each accept it
-//!   once: what must hold across processes belongs behind the proxy, whose nonces are durable.
-//! - A revoked *session* does not make an AIT invalid (docs/design.md §1): the check tells when the agent's session last
-//!   ended, for those who keep sessions of their own.
+//! What it guarantees, and what it does not:
 //!
-//! Not its job: known agents, agent access, rates, which are the proxy's.
+//! - A revocation that the stream brings is in force for the next check. While the stream is down, polling brings it.
+//! - The guard knows how long ago its cache was *confirmed* to be equal to the ledger, which a push alone does not
+//!   do. If that is longer ago than a limit, the guard rejects requests, or keeps allowing them if it was configured
+//!   to. It refuses what it knows to be revoked in either case.
+//! - A request is accepted once **by this process**. Two sidecars, or one that was restarted within 600 s, may each
+//!   accept it once. What must hold across processes belongs behind the proxy, whose nonces are durable.
+//! - A revoked *session* does not make an AIT invalid (docs/design.md §1). The check reports when the agent's session
+//!   last ended, for programs that keep sessions of their own.
+//!
+//! Known agents, agent access and rates are checked by the proxy only.
 
 mod cache;
 mod client;

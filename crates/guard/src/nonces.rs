@@ -1,9 +1,11 @@
-//! Requests seen by this process: a guard accepts each once.
+//! The requests that this process has seen: a guard accepts each of them once.
 //!
-//! The rule is the proxy's own (`core::admission`): a nonce lies in the minute in which its timestamp can no longer be
-//! accepted, minutes are forgotten whole, and a timestamp of a forgotten minute is refused, so that a clock that jumps
-//! back re-opens nothing. Kept are 128 bits of a hash of agent and nonce, in memory only, and so many at most: full
-//! means refused, because forgetting would accept a replay.
+//! The rule is the same as the proxy's (`clawdentity_core::admission`). A nonce is kept in the minute in which its
+//! timestamp can no longer be accepted. Minutes are forgotten as a whole, and a timestamp that belongs to a forgotten
+//! minute is refused, so a clock that jumps back does not make an old request acceptable again.
+//!
+//! Of each agent and nonce 128 bits of a hash are kept, in memory only, and up to a maximum number. When the memory
+//! is full, requests are refused, because forgetting one would mean accepting a replay.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,7 +1,8 @@
-//! Server-sent events, as far as the feed uses them: `event`, `id`, `data`, comments, over lines that may be cut at any
-//! byte. Lines end in LF, CR LF or CR. An event without its empty line at the end is no event, as the standard has it.
+//! Server-sent events, as far as the feed uses them: `event`, `id`, `data` and comments, in lines that may be cut at
+//! any byte. A line ends in LF, CR LF or CR. An event without the empty line at its end is not an event, as the
+//! standard says.
 //!
-//! Sizes are capped: a line or an event longer than any item is an error, and the reader connects anew.
+//! Sizes are capped: a line or an event that is longer than any item is an error, and the reader connects anew.
 
 use clawdentity_protocol::revocation::MAX_ITEM_BYTES;
 

@@ -1,4 +1,4 @@
-//! For tests alone: an HTTP server of a few lines in this process, which answers as it is told, badly too.
+//! For tests only: a small HTTP server in this process that answers as it is told, including badly.
 
 #![allow(
     clippy::unwrap_used,

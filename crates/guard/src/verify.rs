@@ -1,13 +1,15 @@
-//! One request's check: the AIT, the proof of possession, what is revoked, what was seen. All local.
+//! The check of one request: the AIT, the proof of possession, what is revoked, and what was seen. All of it is
+//! local.
 //!
-//! In the proxy's order (docs/design.md §2), each step with the code it refuses by:
-//! 1. `Authorization` → AIT: `MISSING_TOKEN`, `INVALID_SCHEME`, `INVALID_AIT`; 503 without keys
+//! The steps are in the proxy's order (docs/design.md §2), each with the codes it refuses by:
+//!
+//! 1. the AIT in `Authorization`: `MISSING_TOKEN`, `INVALID_SCHEME`, `INVALID_AIT`; 503 without keys
 //! 2. proof: `INVALID_TIMESTAMP`, `TIMESTAMP_SKEW`, `INVALID_NONCE`, `INVALID_PROOF`
-//! 3. revoked, by all that is known: `REVOKED`. Then, where the cache was not confirmed for longer than the limit and
-//!    the guard fails closed: 503
+//! 3. revocation, by everything that is known: `REVOKED`; then 503, if the cache was not confirmed for longer than
+//!    the limit and the guard is configured to fail closed
 //! 4. seen before by this process: `REPLAY`
 //!
-//! Revoked wins over replay, and neither a bad signature nor a revoked caller burns a nonce. A verified AIT is
+//! Revoked outweighs replayed. Neither a bad signature nor a revoked caller uses up a nonce. A verified AIT is
 //! remembered by its hash until it expires or the key that signed it is no longer active.
 
 use std::num::NonZeroUsize;

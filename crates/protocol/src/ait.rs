@@ -1,10 +1,11 @@
 //! The Agent Identity Token (docs/wire.md §2).
 //!
-//! Two steps, two types. `UnverifiedAit` has the right shape: header, closed claims, every claim's own rule, the DIDs'
-//! authority against `iss`. `Ait` has in addition the registry's signature, the issuer expected here, and was inside
-//! its times when it was verified. Only `UnverifiedAit::verify` makes one.
+//! There are two steps with a type each. An [`UnverifiedAit`] has the right shape: its header, its closed set of
+//! claims, each claim's own rule, and the DIDs' authority, which must match `iss`. An [`Ait`] also carries the
+//! registry's signature, comes from the issuer that is expected here, and was within its times when it was verified.
+//! Only [`UnverifiedAit::verify`] makes one.
 //!
-//! Not its job: where keys come from, and revocation.
+//! Where the keys come from, and whether the token is revoked, is decided elsewhere.
 
 use serde::Deserialize;
 

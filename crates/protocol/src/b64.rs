@@ -1,7 +1,7 @@
-//! base64url as docs/wire.md §1 has it: no padding, no `+/`, no white space, no trailing bits.
+//! base64url as docs/wire.md §1 defines it: without padding, `+`, `/`, white space or trailing bits.
 //!
-//! So every byte string has exactly one text, and two texts that differ are two values: a hash or a signature that is
-//! compared as text is compared as bytes.
+//! Every byte string therefore has exactly one text. Comparing two hashes or two signatures as text is the same as
+//! comparing their bytes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

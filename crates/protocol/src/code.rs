@@ -1,6 +1,7 @@
-//! The error codes of docs/wire.md §5 and §8, and those of the routes that §10 adds, each with its status.
+//! The error codes of docs/wire.md §8, each with its status.
 //!
-//! Codes are constants: they are the API, the log field and the metric label at once. No other code leaves the proxy.
+//! Codes are constants because they are the API, the log field and the metric label at once. The proxy sends no other
+//! code.
 
 /// One code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
-//! The certificate revocation list: a signed list of revoked tokens (docs/wire.md §4).
+//! The certificate revocation list: the registry's signed list of revoked tokens (docs/wire.md §4.2).
 //!
-//! A `Crl` was verified as a whole: signature, closed claims, every entry. What is kept of it is the sorted 128-bit
-//! `jti`s, 16 bytes each; its text, of up to 32 MiB, can be dropped (docs/design.md §4). An entry revokes its token, never
-//! the agent.
+//! A [`Crl`] was verified as a whole: its signature, its closed set of claims, and every entry. It keeps only the
+//! sorted 128-bit `jti`s, at 16 bytes each, so its text of up to 32 MiB can be dropped. An entry revokes its token,
+//! never the agent.
 //!
-//! Not its job: its age, and what to do without one.
+//! How old a list may be, and what to do without one, is decided elsewhere.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! DIDs (docs/wire.md §1): `did:cdi:<authority>:<entity>:<ulid>`, entity `agent` or `human`.
+//! DIDs: `did:cdi:<authority>:<entity>:<ulid>`, where the entity is `agent` or `human` (docs/wire.md §1).
 //!
-//! An `AgentDid` is an agent's and a `HumanDid` is a human's: the two types cannot be mixed up, and each has exactly
-//! one text, so that a DID can be compared, hashed and used as a name as it is.
+//! An [`AgentDid`] names an agent and a [`HumanDid`] names a human, so the two cannot be mixed up. Each DID has
+//! exactly one text, which can be compared, hashed and used as a name.
 
 use super::ids::Ulid;
 use super::text::string_form;

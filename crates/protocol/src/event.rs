@@ -1,11 +1,11 @@
-//! Queue messages (docs/wire.md §7): bodies that are JSON texts, read into what they ask for.
+//! Queue messages: bodies that are JSON texts, parsed into what they ask for (docs/wire.md §7).
 //!
-//! Nothing that asks for a revocation is ever taken for something harmless: what is an `agent.auth.revoked` and cannot
-//! be read is an error of its own (`UnreadableRevocation`), which its consumer must not acknowledge. What never can
-//! succeed is `Poison` or `Unreadable`, to be acknowledged and logged. No body is an exception: `null`, an array or a
-//! number is a body like any other.
+//! A request for a revocation is never mistaken for something harmless. An `agent.auth.revoked` that cannot be read
+//! is an error of its own (`UnreadableRevocation`), and its consumer must not acknowledge it. A message that can
+//! never succeed is `Poison` or `Unreadable`, and is to be acknowledged and logged. A body that is `null`, an array
+//! or a number is a body like any other, and never an exception.
 //!
-//! Not its job: applying anything, and what may be retried.
+//! Applying an event, and deciding what may be retried, happens elsewhere.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};

@@ -1,10 +1,13 @@
-//! Relay frames, both ways (docs/wire.md §6).
+//! Relay frames in both directions (docs/wire.md §6).
 //!
-//! Inbound: closed sets of fields, none twice; a payload stays the sender's own JSON text, neither read nor re-written.
-//! An `enqueue` with a readable `id` is never merely malformed: it is `BadEnqueue`, because its sender must be answered.
-//! Outbound: exactly the fields of docs/wire.md and no `null`, because some connectors drop a frame that has more.
+//! Frames from a connector have a closed set of fields, none of them twice. A payload stays the sender's own JSON
+//! text; it is not rewritten. An `enqueue` whose `id` can be read is never merely malformed: it becomes a
+//! `BadEnqueue`, because its sender must be answered.
 //!
-//! Not its job: what to do about a frame.
+//! Frames to a connector have exactly the fields of the specification and no `null`, because some connectors drop a
+//! frame that has more.
+//!
+//! What to do about a frame is decided elsewhere.
 
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -1,6 +1,7 @@
-//! Identifiers that are no DIDs (docs/wire.md §1): ULIDs, group ids, request ids and message ids.
+//! Identifiers that are not DIDs: ULIDs, group ids, request ids and message ids (docs/wire.md §1).
 //!
-//! A value of these types has passed its parser, so it can go into a key, a row, a header or a log line as it is.
+//! A value of one of these types has passed its parser, so it can be used as it is in a key, a row, a header or a log
+//! line.
 
 use std::fmt;
 

@@ -1,9 +1,10 @@
 //! Where tokens, tickets and messages come from: the registry as an issuer, and the origin of a proxy.
 //!
-//! Both have one text each: they equal what the URL standard writes for them, so that comparing texts is comparing
-//! places. An `Issuer` has a host name that can stand in DIDs (no IPv6, no user info); an `Origin` has no path.
+//! Each has exactly one text, the one that the URL standard writes, so comparing texts is comparing places. An
+//! [`Issuer`] has a host name that can stand in a DID (no IPv6 literal, no user information). An [`Origin`] has no
+//! path.
 //!
-//! Not its job: which issuer is expected. That is a setting; only the local case of docs/wire.md §2 is worked out here.
+//! Which issuer is expected is a setting. Only the local case of docs/wire.md §2.1 is worked out here.
 
 use url::{Host, Url};
 

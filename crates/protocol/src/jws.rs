@@ -1,8 +1,9 @@
-//! Compact JWS as AITs and CRLs use it (docs/wire.md §2 and §4).
+//! Compact JWS, as AITs and CRLs use it (docs/wire.md §2 and docs/wire.md §4.2).
 //!
-//! Three segments and no fourth, a size cap before anything is decoded, a header of `alg` = `EdDSA`, the `typ` asked for
-//! and a `kid`, and nothing else in it: no `crit`, no key brought along, no second algorithm to be talked into. The
-//! signature covers the text as received, never a re-encoding of it.
+//! A token has three segments and no fourth, and its size is capped before anything is decoded. Its header has `alg`
+//! = `EdDSA`, the `typ` that is asked for, and a `kid`. A `crit` member is refused, and other members are never used,
+//! so no token can bring its own key or talk the verifier into another algorithm. The signature is checked over the
+//! text as it was received, never over a re-encoding of it.
 
 use serde::Deserialize;
 

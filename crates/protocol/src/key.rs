@@ -1,8 +1,9 @@
-//! Ed25519 public keys that can be trusted with a decision (docs/wire.md §2).
+//! Ed25519 public keys that are safe to base a decision on (docs/wire.md §2).
 //!
-//! A `PublicKey` is the canonical encoding of a point that is not of small order: with a small-order key a signature
-//! can be made that verifies for any message, and a second encoding of one point would be a second name of one key.
-//! `verify` is `verify_strict`, which refuses what RFC 8032 leaves open (a small-order `R`, `S` beyond the group order).
+//! A [`PublicKey`] is the canonical encoding of a point that is not of small order. With a key of small order, one
+//! signature can verify for any message; and a second encoding of a point would be a second name for one key.
+//! `verify` is `verify_strict`, which refuses what RFC 8032 leaves open: an `R` of small order, and an `S` beyond the
+//! group order.
 
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};

@@ -1,9 +1,9 @@
-//! The registry's signing keys: `claw-keys.json` (docs/wire.md §4).
+//! The registry's signing keys: `claw-keys.json` (docs/wire.md §4.1).
 //!
-//! A `KeySet` is a document that was right as a whole: every key in it, active or not, is EdDSA on Ed25519, canonical
-//! and of large order, and no `kid` is there twice. Only active keys can be had from it.
+//! A [`KeySet`] is a document that was valid as a whole: every key in it, active or not, is an Ed25519 key for EdDSA,
+//! canonical and of large order, and no `kid` occurs twice. It hands out active keys only.
 //!
-//! Not its job: how old it is.
+//! How old a document may be is decided elsewhere.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,11 +1,14 @@
 //! The wire as types that cannot hold a wrong value.
 //!
-//! Everything that comes from outside is text until a parser here has turned it into a type; a value of such a type
-//! needs no second look, because its fields are private or typed themselves and parsing is the only way to one.
-//! Sizes are capped by named constants before anything is parsed, no parser panics on any input, and what is closed in
-//! docs/wire.md (claims, frames, tickets) is closed here: unknown and repeated fields are refused.
+//! Everything that comes from outside is text until a parser in this crate has turned it into a type. The fields of
+//! these types are private, or are themselves such types, so parsing is the only way to obtain a value, and nothing
+//! downstream needs to check it again.
 //!
-//! Not its job: deciding. Nothing here does I/O or reads a clock; where time matters it is an argument.
+//! - Sizes are capped by named constants before anything is parsed.
+//! - No parser panics, whatever its input.
+//! - Where docs/wire.md closes a set of fields (claims, frames, tickets), unknown and repeated fields are refused.
+//!
+//! This crate makes no decisions. It does no I/O and reads no clock: where time matters, it is an argument.
 
 pub mod ait;
 pub mod b64;

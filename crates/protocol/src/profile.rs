@@ -1,7 +1,8 @@
-//! What two agents learn of each other when they pair (docs/wire.md §5).
+//! What two agents learn of each other when they pair (docs/wire.md §5.5).
 //!
-//! Names are trimmed, 1-64 characters without control characters; `proxyOrigin` is an http(s) URL, kept as its origin.
-//! A responder's profile always has one: the initiator could not reach it otherwise.
+//! Names are trimmed and have 1 to 64 characters, none of them a control character. `proxyOrigin` is an http(s) URL
+//! and is kept as its origin. A responder's profile always has one, because the initiator could not reach it
+//! otherwise.
 
 use std::ops::Deref;
 

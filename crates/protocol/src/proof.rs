@@ -1,9 +1,10 @@
-//! Proof of possession (docs/wire.md §3): the headers that show that a caller holds the key its AIT names.
+//! Proof of possession: the headers which show that a caller holds the key that its AIT names (docs/wire.md §3).
 //!
-//! The texts as received are what is signed and what is checked, so nothing is normalised on the way: a timestamp with
-//! leading zeros stays one. Nothing here is ever printed: a nonce, a proof and an access token belong to their caller.
+//! The texts are signed and checked as they were received. Nothing is normalised on the way: a timestamp with leading
+//! zeros keeps them. Nothing in this module is ever printed, because a nonce, a proof and an access token belong to
+//! their caller.
 //!
-//! Not its job: whether the time is near enough and whether the nonce was seen, which is admission.
+//! Whether the timestamp is near enough, and whether the nonce has been seen, is decided by admission.
 
 use std::fmt;
 

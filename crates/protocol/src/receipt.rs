@@ -1,7 +1,8 @@
-//! Delivery receipts (docs/wire.md §5 and §7): what became of a message at its recipient's own webhook.
+//! Delivery receipts: what became of a message at its recipient's own webhook (docs/wire.md §5.6 and docs/wire.md
+//! §7).
 //!
-//! One type for the `POST` body, for the queue and for the session that records it. Receipts come from connectors of
-//! all ages, so fields that are not known are ignored here.
+//! One type serves the body of the `POST`, the queue, and the session that records the receipt. Receipts come from
+//! connectors of all ages, so unknown fields are ignored.
 
 use serde::{Deserialize, Serialize};
 

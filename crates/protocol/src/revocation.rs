@@ -1,11 +1,14 @@
-//! Revocations on the wire (docs/wire.md §10): the items of the feed, its pages, and what an operator asks for.
+//! Revocations on the wire: the items of the feed, its pages, and an operator's order (docs/wire.md §10).
 //!
-//! An `Item` is one row of the ledger: a number and exactly what that kind of row is about, so that an item of kind
-//! `agent` cannot lack its agent. Readers of the feed are deployed apart from the proxy, so a field that they do not
-//! know is skipped; a *kind* that they do not know is refused, because nobody can skip a revocation safely.
-//! An operator's order is closed: a mistyped field must not turn a token's revocation into an agent's.
+//! An [`Item`] is one row of the ledger. It holds a number and exactly what its kind of row is about, so an item of
+//! kind `agent` cannot lack its agent.
 //!
-//! Not its job: numbering, merging and lifting, which the ledger does, and keeping a set, which the guard does.
+//! - A field that a reader does not know is skipped, because readers of the feed are deployed apart from the proxy.
+//! - A *kind* that a reader does not know is refused, because nobody can safely skip a revocation.
+//! - An operator's order is a closed set of fields: a typing error must not turn the revocation of a token into that
+//!   of an agent.
+//!
+//! Numbering, merging and lifting is the ledger's work, and keeping a set is the guard's.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! For tests alone: fixed keys, and a registry in a struct that signs AITs and CRLs, good and bad ones.
+//! For tests only: fixed keys, and a registry in a struct that signs good and bad AITs and CRLs.
 
 #![allow(
     clippy::unwrap_used,

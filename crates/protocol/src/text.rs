@@ -1,5 +1,5 @@
 //! What the parsers share: serde for types that are strings on the wire, optional fields that may be absent but not
-//! `null`, and texts of others that are kept for people to read.
+//! `null`, and texts written by others that are kept for people to read.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,9 +1,10 @@
-//! Pairing tickets (docs/wire.md §5): `clwpair1_` and base64url of a signed JSON object.
+//! Pairing tickets: `clwpair1_` followed by the base64url of a signed JSON object (docs/wire.md §5.5).
 //!
-//! A ticket is signed by a key pair made for it alone, over the compact JSON of its fields in one order; `Ticket` holds
-//! the fields, so the signed bytes are always built, never cut out of what a caller sent.
+//! A ticket is signed by a key pair that is made for it alone, over the compact JSON of its fields in a fixed order.
+//! [`Ticket`] holds the fields, so the signed bytes are always built from them and never cut out of what a caller
+//! sent.
 //!
-//! Not its job: whether it is known, used up or expired. That is the trust store's.
+//! Whether a ticket is known, used or expired is decided by the trust store.
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde::{Deserialize, Serialize};

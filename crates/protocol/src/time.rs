@@ -1,6 +1,7 @@
-//! Times on the wire: ISO-8601 text both ways, and the looser forms that events and the CRL use.
+//! Times on the wire: ISO-8601 text in both directions, and the looser forms that events and the CRL use.
 //!
-//! Inside, a time is Unix milliseconds in a `u64`. What is before 1970 or is no date of the calendar is no time.
+//! Inside the proxy, a time is Unix milliseconds in a `u64`. A date before 1970, or one that the calendar does not
+//! have, is not a time.
 
 use chrono::{DateTime, Datelike as _, NaiveDate, Timelike as _};
 use serde_json::Value;

@@ -1,7 +1,7 @@
-//! The admin routes (docs/wire.md §10), one function each.
+//! The operator's routes (docs/wire.md §10.3), one function each.
 //!
-//! What a proxy says in an error is shown to the operator, so it is cut and stripped of control characters first: a
-//! terminal obeys some of them, and the answer may come from somebody who is not the proxy. For the same reason an
+//! The text of a proxy's error is shown to the operator, so it is first shortened and stripped of control characters:
+//! a terminal obeys some of them, and the answer may come from somebody who is not the proxy. For the same reason an
 //! answer that repeats the admin token is not shown at all.
 
 use std::time::Duration;

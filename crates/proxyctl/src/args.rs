@@ -1,4 +1,4 @@
-//! The command line as types: identifiers are parsed before anything is asked of the proxy.
+//! The command line as types: identifiers are parsed before the proxy is asked anything.
 
 use std::fs::File;
 use std::io::Read;

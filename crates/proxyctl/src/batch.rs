@@ -1,8 +1,9 @@
-//! Many revocations at once, in order, one after the other.
+//! Many revocations, one after the other and in order.
 //!
-//! What the proxy refuses is listed and the rest goes on; where the rest would only hear the same (nobody answers, the
-//! token is wrong) the run stops. Every revocation is idempotent, so the whole list may be given again, also after
-//! Ctrl-C: what was done is on standard output by then, and what failed was shown to the person who watches.
+//! If the proxy refuses one, it is listed and the rest goes on. If the rest would fail for the same reason (the proxy
+//! does not answer, the token is wrong), the run stops. Every revocation is idempotent, so an interrupted batch, also
+//! one that was stopped with Ctrl-C, can be run again with the full list. What was done is on standard output by
+//! then, and each failure was shown as it happened.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

@@ -1,15 +1,15 @@
-//! `proxyctl`, the operator's command: what it is told, what it asks the proxy, what it says.
+//! `proxyctl`, the operator's command.
 //!
-//! Everything is here but reading the arguments and ending the process (`main.rs`), so that it can be
-//! tested with a server and two buffers. Results go to standard output, all else to standard error; the token goes
-//! into one header and nowhere else.
+//! Everything is here except reading the arguments and ending the process (`main.rs`), so that tests can run it with
+//! a server and two buffers. Results go to standard output and everything else to standard error. The token goes into
+//! one header and nowhere else.
 //!
 //! | exit code | |
 //! |---|---|
-//! | 0 | all of it is done, or stood already |
-//! | 1 | the proxy refused, or failed at, some or all of it: each is listed |
-//! | 2 | the command line, a file or the environment is wrong: nothing was asked of the proxy |
-//! | 3 | the proxy could not be reached; with many at once: so far, and nothing after it was tried |
+//! | 0 | everything is done, or stood already |
+//! | 1 | the proxy refused some or all of it, or failed at it; each item is listed |
+//! | 2 | the command line, a file or the environment is wrong; the proxy was not asked anything |
+//! | 3 | the proxy could not be reached; of a batch, nothing after that was tried |
 
 mod api;
 mod args;

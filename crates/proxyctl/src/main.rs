@@ -1,4 +1,4 @@
-//! The operator's command. What it does is in `proxyctl`; here are its process and its terminal.
+//! The operator's command: its process and its terminal. What it does is in the library `proxyctl`.
 
 use std::env;
 use std::io::{self, IsTerminal as _};

@@ -1,4 +1,4 @@
-//! What is printed for people. With `--json` it is what the proxy said instead, an object a line.
+//! What is printed for people. With `--json`, the proxy's answer is printed instead, one object on each line.
 
 use serde_json::Value;
 

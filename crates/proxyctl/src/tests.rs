@@ -1,4 +1,4 @@
-//! The command against a server of this process: what it sends, and what it says.
+//! The command against a server in this process: what it sends, and what it prints.
 
 mod failures;
 mod support;

@@ -1,8 +1,8 @@
-//! What is said to an agent's `ProxyTrustState`: one JSON call in, one JSON reply out.
+//! The calls to an agent's `ProxyTrustState`: one JSON call in, one JSON reply out.
 //!
-//! Every call names the agent, so that a woken object need not be told whose it is, and every call may be repeated:
-//! `admit` by its attempt id, the others because they merge. The formats are pinned by tests: during a deploy, old and
-//! new code talk to each other.
+//! Every call names the agent, so an object that was just woken does not have to be told whose it is. Every call may
+//! be repeated: `admit` because of its attempt id, the others because they merge. Tests pin the formats, because old
+//! and new code talk to each other during a deployment.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 

@@ -1,7 +1,9 @@
-//! The generation of an agent: a random number, replaced whenever something cached about the agent may have changed.
+//! An agent's generation: a random number that is replaced whenever something cached about the agent may have
+//! changed.
 //!
-//! A cached decision made under another generation is no decision (docs/design.md §3). Random, not counted up: an object
-//! that lost its storage starts with a number nobody has seen, so nothing cached before can pass for current.
+//! A cached decision that was made under another generation does not count (docs/design.md §3.4). The number is
+//! random and not counted up, so that an object which lost its storage starts with a number that nobody has seen, and
+//! nothing cached before can pass for current.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
-//! The state machine of one agent's `ProxyTrustState`. See `admission` for what it promises.
+//! The state machine of one agent's `ProxyTrustState`. The parent module says what it promises.
 //!
-//! Storage is written before memory, so that a failed write changes nothing; what memory holds is what `Tables::load`
-//! would find, so that an eviction between any two steps changes no answer.
+//! Storage is written before memory, so a write that fails changes nothing. Memory holds exactly what `Tables::load`
+//! would find, so an eviction between any two steps changes no answer.
 
 use std::collections::HashMap;
 

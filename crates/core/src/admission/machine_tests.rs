@@ -1,4 +1,4 @@
-//! Each promise of `admission` once, with numbers; the random lives are in `simulation`.
+//! Each promise of `admission` once, with numbers. Random sequences of events are in `simulation`.
 
 use super::memory::Memory;
 use super::nonces;

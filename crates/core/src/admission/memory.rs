@@ -1,4 +1,4 @@
-//! A model of an agent's storage, for the tests: it outlives the machine, as the disk outlives an evicted object.
+//! A model of an agent's storage for the tests. It outlives the machine, as the disk outlives an evicted object.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

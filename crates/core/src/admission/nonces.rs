@@ -1,10 +1,13 @@
-//! Where a nonce is kept and for how long.
+//! Where a nonce is kept, for how long, and when it is forgotten.
 //!
-//! A timestamp `t` (whole seconds) is accepted while `|now - t| <= 300` (docs/wire.md §3), so a request carrying it can be
-//! accepted until `t + 301 s`. Its nonce lies in the minute, the *bucket*, in which that moment falls. The bucket
-//! follows from the request alone: a captured request always looks in the bucket it was written to. Buckets are
-//! forgotten whole; the highest one ever forgotten is the **mark**, and a timestamp whose bucket is at or below the
-//! mark is refused as skewed. So a clock that jumps back cannot make a forgotten request acceptable again.
+//! A timestamp `t` in whole seconds is accepted while `|now - t| <= 300` (docs/wire.md §3), so a request that carries
+//! it can be accepted until `t + 301 s`. Its nonce is kept in the minute, the *bucket*, in which that moment falls.
+//! The bucket follows from the request alone, so a captured request always looks in the bucket to which the original
+//! was written.
+//!
+//! Buckets are forgotten as a whole. The highest bucket that was ever forgotten is the *mark*, and a timestamp whose
+//! bucket is at or below the mark is refused as skewed. So a clock that jumps back cannot make a forgotten request
+//! acceptable again.
 
 use std::ops::RangeInclusive;
 

@@ -1,7 +1,8 @@
-//! What an isolate remembers of what trust objects refused.
+//! What an isolate remembers of the refusals of trust objects.
 //!
-//! A revoked agent or token is remembered for `REVOKED_MEMORY_MS` (30 s), so that its next requests are refused without a
-//! hop (docs/design.md §2). Counted from the object's answer and never prolonged, so that a lift holds everywhere within 30 s.
+//! A revoked agent or token is remembered for `REVOKED_MEMORY_MS` (30 s), so that its next requests are refused
+//! without asking the object (docs/design.md §2). The time counts from the object's answer and is never prolonged, so
+//! a lift holds everywhere within 30 s.
 
 use std::num::NonZeroUsize;
 

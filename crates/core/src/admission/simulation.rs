@@ -1,5 +1,5 @@
-//! Random lives of one object: requests, captured copies of them, retries, evictions, alarms, revocations and a clock
-//! that jumps, against the promises of `admission`.
+//! Random sequences of events for one object, checked against the promises of `admission`: requests, captured copies
+//! of them, retries, evictions, alarms, revocations, and a clock that jumps.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,9 +1,9 @@
-//! How far off an agent's clock was: the worst of the last hour, for the operator's status.
+//! How far an agent's clock was off: the worst of the last hour, for the operator's status.
 //!
-//! Only requests that were admitted for the first time count, so that a captured one, sent late, blames nobody's clock.
-//! One entry per five minutes that saw a request, at most an hour of them. Entries are memory; from the warning
-//! threshold on they are worth a row (`record` says so), which is written again only when its five minutes get worse: an
-//! honest clock costs no row, and one that drifts costs few.
+//! Only requests that were admitted for the first time count, so that a captured one which is sent late does not
+//! blame anybody's clock. There is one entry for each five minutes that saw a request, and at most an hour of them.
+//! Entries are kept in memory. From the warning threshold on an entry gets a row (`record` says so), which is written
+//! again only when its five minutes get worse. So an honest clock costs no row, and a clock that drifts costs few.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
-//! What the state machine needs of an agent's storage. The SQL stands in `trust::tables`, a model of it in the tests.
+//! What the state machine needs of an agent's storage. The SQL is in the Worker's `trust::tables`, a model of it in
+//! the tests.
 //!
-//! Every method is synchronous and takes effect at once; the platform writes what one step wrote as one transaction
-//! and lets no answer out before that. So the machine may think of each of its steps as atomic and durable.
+//! Every method is synchronous and takes effect at once. The platform writes what one step wrote as one transaction,
+//! and lets no answer out before that. So the machine may treat each of its steps as atomic and durable.
 
 use std::ops::RangeInclusive;
 

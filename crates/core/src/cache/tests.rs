@@ -1,4 +1,4 @@
-//! The cache under virtual time: the ages as a table, then random interleavings against a plain map.
+//! The cache under virtual time: the ages as a table, then random interleavings checked against a plain map.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Why a request was refused: one variant per cause, each with its code of docs/wire.md §8.
+//! Why a request was refused: one variant for each cause, with its code of docs/wire.md §8.
 
 use std::borrow::Cow;
 

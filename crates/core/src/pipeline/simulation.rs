@@ -1,18 +1,18 @@
-//! Ten thousand random lives of the whole pipeline, against what docs/design.md §1 promises.
+//! Ten thousand random runs of the whole pipeline, checked against the promises of docs/design.md §1.
 //!
-//! Everything that decides is the real thing: steps 2 and 4 to 7 of `pipeline`, every agent's object, the desks of two
-//! isolates. The world around them (`world`) is a registry and a D1 that are well, fail or are slow, a clock, and calls
-//! that take time, so that whatever happens can happen between any two steps of a request. Signatures alone are left
-//! out: they cost more than all the rest, and the pipeline's other tests have them.
+//! Everything that decides is the real code: steps 2 and 4 to 7 of `pipeline`, every agent's object, and the caches
+//! and circuits of two isolates. The world around them (`world`) is simulated: a registry and a D1 that work, fail or
+//! are slow, a clock, and calls that take time, so that anything can happen between any two steps of a request. Only
+//! signatures are left out. They cost more than everything else, and the pipeline's other tests cover them.
 //!
-//! 1. nothing is accepted that was admitted after its agent's revocation was written
-//! 2. a captured request is accepted once
-//! 3. no access token is accepted in a request that was admitted after the event that ended its session
-//! 4. no 503 and no 403 for want of an answer, for an agent whose present access token was validated less than the stale
-//!    limit ago, whatever the registry does, in whichever isolate; nor for want of D1, where the isolate knows whom it
-//!    may talk to
-//! 5. a registry that fails gets no more calls than the circuit allows
-//! 6. nothing takes longer than the registry's budget and the calls of our own
+//! 1. Nothing is accepted that was admitted after its agent's revocation was written.
+//! 2. A captured request is accepted once.
+//! 3. No access token is accepted in a request that was admitted after the event that ended its session.
+//! 4. An agent whose present access token was validated less than the stale limit ago gets no 503 and no 403 for want
+//!    of an answer, whatever the registry does and in whichever isolate; nor for want of D1, where the isolate knows
+//!    with whom the agent may talk.
+//! 5. A registry that fails gets no more calls than the circuit allows.
+//! 6. Nothing takes longer than the registry's budget and our own calls together.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The pipeline against a world of numbers: every step's refusal, their order, and what each request costs.
+//! The pipeline against a world of numbers: the refusals of each step, their order, and what each request costs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,16 +1,15 @@
-//! Whether an agent's access token holds: step 7 of a request (docs/design.md §2, §4).
+//! Whether an agent's access token is valid: step 7 of a request (docs/design.md §2 and docs/design.md §4).
 //!
-//! * The memory is keyed on a hash of (access token, agent, AIT `jti`, generation).
-//!   The generation is in the key: when it is replaced, what was remembered under
-//!   the old one is not found again, and an answer that comes late is stored where
-//!   nobody looks. Session ended: the next request asks.
+//! * Answers are remembered under a hash of the access token, the agent, the AIT's `jti` and the generation. When the
+//!   generation is replaced, what was remembered under the old one is not found again, and an answer that comes late
+//!   is stored where nobody looks. So after a session has ended, the next request asks the registry.
 //! * A 401 ends what was remembered, and is itself remembered for `refused_ms`.
-//! * Where memory has nothing, the validation that the agent's own object keeps
-//!   stands in, under the same ages: so a fresh isolate works in an outage.
-//! * Made-up tokens are bounded (`token_bound`) before the circuit is asked.
+//! * Where memory has nothing, the validation that the agent's own object keeps is used instead, under the same ages.
+//!   So a fresh isolate works during an outage.
+//! * Questions about tokens that callers make up are bounded by `token_bound` before the circuit is asked.
 //!
-//! The desk decides; the caller makes the call, reports by `answered`, and does
-//! with the agent's object what `Keep` says.
+//! This module decides. Its caller makes the call, reports with `answered`, and does with the agent's object what
+//! `Keep` says.
 
 use sha2::{Digest, Sha256};
 

@@ -1,11 +1,11 @@
-//! What a registry's response says about the registry (docs/design.md §4).
+//! What a response of the registry says about the registry itself (docs/design.md §4).
 //!
-//! Failures: timeout, connection, 5xx, 429, a body that does not verify.
-//! Answers: 2xx, 401, 404. Another 4xx is unavailability for this caller alone
-//! and not counted. What §4 does not name is a failure: a redirect is never
-//! followed, so one instead of an answer is an answer that does not hold.
+//! - A timeout, a failed connection, a 5xx, a 429 and a body that does not verify are failures.
+//! - A 2xx, a 401 and a 404 are answers.
+//! - Any other 4xx means that the registry is unavailable to this caller, and is not counted.
+//! - Everything else is a failure. A redirect is never followed, so it counts as an answer that does not verify.
 //!
-//! What an answer means is for each dependency to say.
+//! What an answer means is decided by each dependency's own module.
 
 use chrono::DateTime;
 use serde::Deserialize;

@@ -1,9 +1,8 @@
-//! Cache first, then circuit: what a caller in need of one answer does now.
+//! First the cache, then the circuit: what a caller that needs one answer does now.
 //!
-//! A cached answer that may be served is served, and no circuit is asked; a stale
-//! one also gets one refresh at a time, if the circuit permits it. Only where
-//! nothing may be served does a caller wait for a call, and only if the circuit
-//! permits that. So a cached caller never waits for the registry.
+//! A cached answer that may be served is served without asking a circuit. If it is stale it is also refreshed, once
+//! at a time, if the circuit permits. A caller waits for a call only where nothing may be served, and only if the
+//! circuit permits it. So a cached caller never waits for the registry.
 
 use std::hash::Hash;
 

@@ -1,23 +1,20 @@
-//! The polled CRL: which list counts, and when it is asked for (docs/design.md §4, docs/wire.md §4).
+//! The polled CRL: which list counts, and when it is asked for (docs/design.md §4 and docs/wire.md §4.2).
 //!
-//! * Fresh for `ages.fresh_ms`, served while it is refreshed until `ages.stale_ms`.
-//! * `CRL_NOT_FOUND` is an answer, "nothing revoked yet", and remembered like one.
-//! * **The list never goes back.** One signed earlier than the one held is no answer;
-//!   and "nothing revoked yet", which nobody signed, does not end a signed list
-//!   before that is dead. A cache between us and the registry that kept an old
-//!   answer can so make a list stale, and be seen in the log, but not undo a
+//! * A list is fresh for `ages.fresh_ms`, and is served while it is refreshed until `ages.stale_ms`.
+//! * `CRL_NOT_FOUND` is an answer, "nothing has been revoked yet", and is remembered like one.
+//! * **The list never goes back.** A list that was signed earlier than the one held is not an answer. "Nothing has
+//!   been revoked yet", which nobody signed, does not end a signed list before that list is dead. So a cache between
+//!   us and the registry that keeps an old answer can make a list stale, which shows in the log, but cannot undo a
 //!   revocation.
-//! * A cold isolate waits for its first list, one call at a time: who finds a call
-//!   out looks again every `LOOK_AGAIN_MS` (its own timer: another request's
-//!   promise cannot be awaited), and asks for itself if nothing came for
-//!   `patience_ms`. So a list of 32 MiB is in memory as text once, not once for
-//!   every request of a busy first second.
-//! * Where there is no list that counts, `Gone` says why, and hands over the last
-//!   one: what it lists is still revoked, what it does not list is unknown.
-//! * One that is too large is not asked for again for `ages.fresh_ms`.
+//! * A cold isolate waits for its first list with one call at a time. A request that finds a call under way looks
+//!   again every `LOOK_AGAIN_MS` by its own timer, because it cannot await another request's promise, and asks for
+//!   itself if nothing came for `patience_ms`. So a list of 32 MiB is in memory as text once, and not once for each
+//!   request of a busy first second.
+//! * Where no list counts, `Gone` says why and hands over the last list: what it lists is still revoked, and what it
+//!   does not list is unknown.
+//! * A list that is too large is not asked for again for `ages.fresh_ms`.
 //!
-//! `V` is the parsed list, cheap to clone. Not its job: to verify it, to apply
-//! `CRL_STALE_BEHAVIOR`.
+//! `V` is the parsed list and cheap to clone. Verifying a list, and applying `CRL_STALE_BEHAVIOR`, is done elsewhere.
 
 use serde::Deserialize;
 

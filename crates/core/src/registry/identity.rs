@@ -1,12 +1,11 @@
 //! Who owns an agent, and who is in a group: the registry's internal routes (docs/wire.md §4).
 //!
-//! Both go to one dependency, "identity", and share its circuit. Ownership is never
-//! remembered. A membership is remembered under a hash of (group, member, generation),
-//! fresh and stale as every answer; *no* member is remembered for `denied_ms` alone,
-//! so that who joins a group does not wait long to be believed.
+//! An ownership is never remembered. A membership is remembered under a hash of the group, the member and the
+//! generation, fresh and stale like every answer. The answer that an agent is *not* a member is remembered for
+//! `denied_ms` only, so that whoever joins a group is believed soon.
 //!
-//! The generation is the one of the admission under which the question is asked:
-//! when it is replaced, the caller's memberships are asked for again.
+//! The generation is that of the admission under which the question is asked. When it is replaced, the caller's
+//! memberships are asked for again.
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};

@@ -1,18 +1,18 @@
-//! The registry's signing keys: which are active, and when they are asked for (docs/design.md §4, docs/wire.md §4).
+//! The registry's signing keys: which are active, and when they are asked for (docs/design.md §4 and docs/wire.md
+//! §4.1).
 //!
-//! * Fresh and stale as every answer. Where memory has nothing that may be served,
-//!   the copy in D1 is read first, under the same ages: a fresh isolate works in an
-//!   outage, and does not ask a registry that is up for what is known.
-//! * A `kid` that is not among the keys earns one refresh per cool-down, shared by
-//!   all such `kid`s: made-up ones do not become a request each, and a rotation is
-//!   found within the cool-down. Who comes while that refresh is out waits a
-//!   little (`KidDecision::Wait`), as the key may be there in a moment.
-//! * If that refresh fails, nobody knows whether the `kid` is a new one: until the
-//!   cool-down is over that is unavailability, not a refusal. Unless the copy in D1
-//!   has it: another isolate may have asked before the registry went. It is looked
-//!   at once in `DURABLE_AGAIN_MS`, as a stranger can make up `kid`s by the thousand.
+//! * Keys are fresh and stale like every answer. Where memory has nothing that may be served, the copy in D1 is read
+//!   first, under the same ages. So a fresh isolate works during an outage, and does not ask a working registry for
+//!   what is known.
+//! * A `kid` that is not among the keys earns one refresh in each cool-down, shared by all such `kid`s. So `kid`s
+//!   that are made up do not become a request each, and a rotation is found within the cool-down. A caller that comes
+//!   while that refresh is under way waits a little (`KidDecision::Wait`), because the key may be there in a moment.
+//! * If that refresh fails, nobody knows whether the `kid` is a new one. Until the cool-down is over the answer is
+//!   therefore "unavailable" and not a refusal. The copy in D1 may still have the key, if another isolate asked
+//!   before the registry went down. It is read at most once in `DURABLE_AGAIN_MS`, because a stranger can make up
+//!   `kid`s by the thousand.
 //!
-//! `V` is the parsed key set, cheap to clone. Not its job: to parse it.
+//! `V` is the parsed key set and cheap to clone. Parsing it is done elsewhere.
 
 use super::consult::{self, Decision};
 use crate::cache::{Ages, Look, Slot};

@@ -1,16 +1,16 @@
-//! Ten thousand random hours: outages, slowness, rotations, revocations, ended sessions,
-//! made-up tokens and evictions, against what docs/design.md §1 promises.
+//! Ten thousand random hours, checked against the promises of docs/design.md §1: outages, slowness, rotations,
+//! revocations, ended sessions, made-up tokens and evictions.
 //!
-//! The world is a registry that answers well, fails or is slow, one isolate with its
-//! desks, the agents' objects and D1. Every decision of a desk is checked at once:
+//! The world is a registry that works, fails or is slow, one isolate with its caches and circuits, the agents'
+//! objects, and D1. Every decision is checked at once:
 //!
-//! 1. who has a validation that is not dead, in the isolate or in its object, is
-//!    served: never asked for, never refused, whatever the registry does
-//! 2. nobody is served by a validation that is dead, that the registry never gave,
-//!    or of a generation that was replaced
-//! 3. signing keys are never older than their limit, and never missing where D1 has them
-//! 4. a list of revocations never goes back
-//! 5. a registry that fails gets no more calls than the circuit allows
+//! 1. A caller with a validation that is not dead, in the isolate or in its object, is served. It is never asked
+//!    about and never refused, whatever the registry does.
+//! 2. Nobody is served by a validation that is dead, that the registry never gave, or that is of a generation which
+//!    was replaced.
+//! 3. Signing keys are never older than their limit, and never missing where D1 has them.
+//! 4. A list of revocations never goes back.
+//! 5. A registry that fails gets no more calls than the circuit allows.
 
 use std::collections::HashMap;
 

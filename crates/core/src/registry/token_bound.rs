@@ -1,24 +1,21 @@
 //! How often the registry is asked about tokens that one agent made up (docs/design.md §4).
 //!
-//! A valid agent can send any text as its access token, and each costs a call, of
-//! which the registry takes so many a minute from this proxy's address: what it
-//! then answers would be failures, and open the circuit for everybody. So, for
-//! each agent by itself:
+//! A valid agent can send any text as its access token, and each text costs a call. The registry takes only so many
+//! calls a minute from this proxy's address. Beyond that its answers would count as failures and open the circuit for
+//! everybody. Therefore, for each agent by itself:
 //!
-//! * at most `max_tokens` *different* tokens that were never validated are asked
-//!   about in any `WINDOW_MS`. A hundred requests with one good token are one
-//!   token, and a token that turns out valid counts no more.
-//! * a token that the registry refused is asked about again only after a pause
-//!   that doubles with every refusal in a row, from `first_pause_ms` to
-//!   `max_pause_ms`. Until then it is what it was: refused.
-//! * over the bound, a token that was never asked about is *not* refused: nobody
-//!   knows. It may be the fresh one of an agent whose software sent five old
-//!   ones. It is told to come back (`Verdict::Wait`), at most `WINDOW_MS` later.
+//! * At most `max_tokens` *different* tokens that were never validated are asked about in any `WINDOW_MS`. A hundred
+//!   requests with one good token are one token, and a token that turns out to be valid no longer counts.
+//! * A token that the registry refused is asked about again only after a pause. The pause doubles with every refusal
+//!   in a row, from `first_pause_ms` to `max_pause_ms`. Until then the token stays refused.
+//! * Over the bound, a token that was never asked about is *not* refused, because nobody knows. It may be the fresh
+//!   token of an agent whose software sent five old ones. Its caller is told to come back (`Verdict::Wait`), at most
+//!   `WINDOW_MS` later.
 //!
-//! A token is named by a hash of all that the answer depends on: the same text with
-//! another AIT is another question, and a refusal of the one says nothing of the other.
+//! A token is named by a hash of everything that the answer depends on. The same text with another AIT is another
+//! question, and a refusal of the one says nothing about the other.
 //!
-//! Bounded in agents; the one that asked least recently is forgotten first.
+//! The number of agents is bounded. The one that asked least recently is forgotten first.
 
 use std::hash::Hash;
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! Both threads against a server in this process. Waits are for conditions, with a generous end.
+//! Both threads against a server in this process. The tests wait for conditions, with a generous time limit.
 
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;

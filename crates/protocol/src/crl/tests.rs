@@ -1,4 +1,4 @@
-//! One good CRL, and what may be changed in it.
+//! One good CRL, and what happens when each part of it is changed.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `agent.auth.revoked` and `agent.auth.refreshed` (docs/wire.md §7).
+//! `agent.auth.revoked` and `agent.auth.refreshed` (docs/wire.md §7.1).
 //!
 //! What an event revokes follows from its reason and from whether it names a token:
 //!
@@ -10,10 +10,11 @@
 //! | missing or another | some | those tokens, never the agent |
 //! | another | none | nothing: the agent's session ended |
 //!
-//! A field may be in `data` or in its `metadata`, and in both; every agent named anywhere must be the same one. An agent
-//! named badly makes the event unreadable. A token named badly does not: whatever the reason, the agent is revoked where
-//! it is named well (which of its tokens is stolen, nobody can tell), the tokens that can be read are too, and
-//! `bad_tokens` asks for an error line.
+//! - A field may stand in `data`, in its `metadata`, or in both. Every agent that is named anywhere must be the same.
+//! - An agent that is named badly makes the event unreadable.
+//! - A token that is named badly does not. The agent is revoked if it is named well, whatever the reason, because
+//!   nobody can tell which of its tokens was meant. The tokens that can be read are revoked too, and `bad_tokens`
+//!   asks for an error in the log.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! `group.member.joined`: the registry says so, the recipient's connector is told (docs/wire.md §7).
+//! `group.member.joined`: the registry announces it, and the recipient's connector is told (docs/wire.md §7).
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
-//! `pair.accepted`: what `/pair/confirm` puts on the events queue and the initiator's connector is told (docs/wire.md §7).
+//! `pair.accepted`: `/pair/confirm` puts it on the events queue, and the initiator's connector is told (docs/wire.md
+//! §7).
 
 use serde::{Deserialize, Serialize};
 

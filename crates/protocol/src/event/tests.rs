@@ -1,4 +1,4 @@
-//! Every form of docs/wire.md §7 but the revocations.
+//! Every kind of event in docs/wire.md §7, except revocations.
 
 use expect_test::expect;
 use proptest::prelude::*;

@@ -1,7 +1,8 @@
-//! Reading a connector's frames.
+//! Parses the frames that a connector sends.
 //!
-//! A first look takes `type` and `id` whatever the rest is, so that a broken `enqueue` can be answered; the second
-//! takes the whole frame and nothing but its fields. `type` and `id` given twice are no `type` and no `id`.
+//! The first pass reads `type` and `id`, whatever the rest of the frame is, so that a broken `enqueue` can be
+//! answered. The second pass reads the whole frame and accepts nothing but its own fields. A `type` or `id` that is
+//! given twice counts as missing.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};

@@ -1,4 +1,4 @@
-//! Frames both ways, byte for byte.
+//! Frames in both directions, byte for byte.
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! RFC 8032, Wycheproof, and the points that a key must not be.
+//! The vectors of RFC 8032 and Wycheproof, and the points that must not be a key.
 
 use curve25519_dalek::scalar::Scalar;
 use ed25519_dalek::{Signer as _, Verifier as _};

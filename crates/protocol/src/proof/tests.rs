@@ -1,4 +1,4 @@
-//! The headers one by one, and one signed request that may not be changed.
+//! Each header on its own, and one signed request of which nothing may be changed.
 
 use ed25519_dalek::Signer as _;
 use proptest::prelude::*;

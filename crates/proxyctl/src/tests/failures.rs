@@ -1,4 +1,4 @@
-//! Exit codes 1, 2 and 3, and what the operator reads with them.
+//! Exit codes 1, 2 and 3, and what the operator reads with each of them.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! A run of the command against a server of this process. Every run is held to this: the token is in the one header of
-//! each request, and in nothing that is printed.
+//! A run of the command against a server in this process. Every run checks that the token is in the one header of
+//! each request and in nothing that is printed.
 
 use std::cell::RefCell;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Random interleavings of calls, answers, cancellations and time, against a model of the policy.
+//! Random interleavings of calls, answers, cancellations and time, checked against a model of the policy.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What is signed once for all lives, as signatures cost more than the rest of a life.
+//! Tokens that are signed once for all runs, because signatures cost more than the rest of a run.
 
 use super::super::*;
 use super::world::START_MS;

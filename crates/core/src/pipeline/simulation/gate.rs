@@ -1,4 +1,4 @@
-//! The gate over an isolate's desks: what `src/registry`, `src/trust` and `routes/gate.rs` do on Workers.
+//! The gate of a simulated isolate: what `src/registry`, `src/trust` and `src/routes/gate.rs` do on Workers.
 
 use std::cell::Cell;
 

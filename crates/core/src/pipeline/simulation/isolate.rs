@@ -1,4 +1,4 @@
-//! What one isolate of the simulation knows: the real desks, with the real figures.
+//! What one simulated isolate knows: the real caches and circuits with the real figures.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

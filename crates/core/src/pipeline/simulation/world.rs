@@ -1,7 +1,7 @@
-//! The world of the simulation: a clock with tasks, a registry, D1, agents with their objects, two isolates.
+//! The world of the simulation: a clock with tasks, a registry, D1, agents with their objects, and two isolates.
 //!
-//! A task is a future that waits by `World::sleep` alone. `pass` lets time go by: it wakes whoever is due, in the order
-//! of the times they sleep to.
+//! A task is a future that waits only by `World::sleep`. `pass` lets time go by and wakes each task that is due, in
+//! the order of the times to which they sleep.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! Access validation under virtual time, one story a promise.
+//! The validation of access tokens under virtual time, one story for each promise.
 
 use super::*;
 use crate::circuit::Phase;

@@ -1,4 +1,4 @@
-//! The polled CRL under virtual time, one story a promise.
+//! The polled CRL under virtual time, one story for each promise.
 
 use super::*;
 use crate::circuit::Phase;

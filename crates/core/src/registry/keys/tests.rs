@@ -1,4 +1,4 @@
-//! Signing keys under virtual time, one story a promise.
+//! Signing keys under virtual time, one story for each promise.
 
 use super::*;
 use crate::circuit::FailureKind;

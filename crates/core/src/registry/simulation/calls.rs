@@ -1,4 +1,5 @@
-//! The calls of the simulated world: when they are made, and how a registry that is well, failing or slow ends them.
+//! The calls of the simulated world: when they are made, and how they end with a registry that works, fails or is
+//! slow.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The bound under virtual time: stories, then random agents against a count.
+//! The bound under virtual time: stories, then random agents checked against a count.
 
 use proptest::prelude::*;
 

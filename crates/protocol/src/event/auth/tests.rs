@@ -1,4 +1,4 @@
-//! What a revocation revokes, and what makes one unreadable.
+//! What a revocation event revokes, and what makes one unreadable.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What the simulated world's calls come to, and how long they take.
+//! What the calls of the simulated world return, and how long they take.
 
 use super::{Dependency, Mode, World};
 use crate::circuit::{FailureKind, Outcome};
