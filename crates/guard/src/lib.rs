@@ -17,6 +17,8 @@
 //!
 //! Known agents, agent access and rates are checked by the proxy only.
 
+#![warn(missing_docs)]
+
 mod cache;
 mod client;
 mod clock;

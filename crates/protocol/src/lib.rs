@@ -10,6 +10,8 @@
 //!
 //! This crate makes no decisions. It does no I/O and reads no clock: where time matters, it is an argument.
 
+#![warn(missing_docs)]
+
 pub mod ait;
 pub mod b64;
 pub mod code;
