@@ -146,10 +146,10 @@ impl Unread {
                 took_ms: clock::now_ms().saturating_sub(started_ms),
             }),
             Some(Err(BodyError::TooLarge)) => Err(body_too_large(self.limit)),
-            Some(Err(BodyError::Broken)) => Err(ApiError::new(self.broken, "The request body broke off.")),
+            Some(Err(BodyError::Broken)) => Err(ApiError::new(self.broken, "The request body ended early.")),
             None => Err(ApiError::new(
                 &code::PROXY_BODY_TIMEOUT,
-                "The request body did not come in time.",
+                "The request body did not arrive in time.",
             )),
         }
     }

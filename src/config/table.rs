@@ -88,7 +88,7 @@ pub const SETTINGS: &[Setting] = &[
     int("AGENT_ACCESS_UNKNOWN_TOKENS_PER_MINUTE", "5", 1, 1_000, "Different unvalidated tokens of one agent that are asked about in a minute."),
     int("GROUP_MEMBERSHIP_FRESH_MS", "60000", 1, HOUR_MS, "A membership answer is not asked again for this long."),
     int("GROUP_MEMBERSHIP_STALE_MS", "900000", 1, DAY_MS, "It is still served up to this age while the registry does not answer."),
-    int("GROUP_MEMBERSHIP_REFUSED_MS", "5000", 1, HOUR_MS, "That an agent is no member is remembered for this long."),
+    int("GROUP_MEMBERSHIP_REFUSED_MS", "5000", 1, HOUR_MS, "The answer that an agent is not a member is remembered for this long."),
     int("TRUST_FRESH_MS", "90000", 1, HOUR_MS, "A trust decision from D1 is fresh for this long."),
     int("TRUST_STALE_MS", "900000", 1, DAY_MS, "It is still served up to this age while D1 does not answer."),
     int("TRUST_TIMEOUT_MS", "2000", 10, 30_000, "D1 counts as not answering after this time."),

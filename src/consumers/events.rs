@@ -150,5 +150,5 @@ impl Notice<'_> {
 }
 
 fn unexpected_reply() -> Again {
-    Again("the session gave another answer than was asked for".into())
+    Again("the session's answer does not match the question".into())
 }

@@ -119,7 +119,7 @@ async fn handle(app: &App, message: &QueueMessage) -> Outcome {
         return Outcome::Poison("the body is not a string".into());
     };
     let Ok(issuer) = app.config.registry.expected_issuer.authority() else {
-        return Outcome::Again("the expected issuer has no host name that DIDs could carry".into());
+        return Outcome::Again("the expected issuer's host name cannot be part of a DID".into());
     };
     match parse_event(&body, &issuer) {
         Ok(Event::AuthRevoked(event)) => events::revoked(app, message, &event).await,

@@ -27,7 +27,7 @@ pub async fn record(app: &App, receipt: Receipt) -> Outcome {
     });
     match relay::client::call(app, &recipient, call).await {
         Ok(RelayReply::Done) => Outcome::Done,
-        Ok(_) => Outcome::Again("the session gave another answer than was asked for".into()),
+        Ok(_) => Outcome::Again("the session's answer does not match the question".into()),
         Err(error) => Outcome::Again(error.to_string()),
     }
 }

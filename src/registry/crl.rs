@@ -234,7 +234,7 @@ pub async fn each_listed(
         Answer::NotModified => (Outcome::Success, Ok(Whole::NotModified)),
         Answer::Nothing => (Outcome::Success, Ok(Whole::Nothing)),
         Answer::TooLarge => (Outcome::Success, Err("it is too large")),
-        Answer::None(outcome) => (outcome, Err("no answer that holds")),
+        Answer::None(outcome) => (outcome, Err("no valid answer")),
     };
     state::with(app, |desks| {
         desks.crl.circuit().report(permit, outcome, app.now_ms());

@@ -61,7 +61,7 @@ impl Session {
             let kept = awake
                 .tables
                 .by_seq(seq)?
-                .ok_or_else(|| Failure::new("a delivery that vanished"))?;
+                .ok_or_else(|| Failure::new("a stored delivery is missing"))?;
             Ok(RelayReply::Delivery(awake.delivery(&kept)))
         })
     }

@@ -85,10 +85,10 @@ impl Awake {
         moment: &Moment,
     ) -> Result<(), Failure> {
         let Some(to) = &self.agent else {
-            return Err(Failure::new("a session of nobody's"));
+            return Err(Failure::new("the session does not know its agent"));
         };
         let payload: &RawValue = serde_json::from_str(&outgoing.payload)
-            .map_err(|_| Failure::new("a stored payload that is no JSON"))?;
+            .map_err(|_| Failure::new("a stored payload is not JSON"))?;
         let frame = Deliver {
             id: outgoing.deliver_id,
             ts_ms: moment.now_ms,

@@ -255,7 +255,7 @@ async fn both_members(
         match identity::is_member(app, &budget, group, member, generation).await {
             Ok((true, _)) => {}
             Ok((false, _)) => return Err("sender and recipient are not both members of the group"),
-            Err(_) => return Err("group membership cannot be looked up now"),
+            Err(_) => return Err("group membership cannot be looked up at the moment"),
         }
     }
     Ok(())

@@ -125,7 +125,7 @@ impl KeptRow {
             "delivered" => DeliveryState::Delivered,
             "delivered_to_webhook" => DeliveryState::DeliveredToWebhook,
             "dead_lettered" => DeliveryState::DeadLettered,
-            _ => return Err(Failure::new("a delivery in no known state")),
+            _ => return Err(Failure::new("a stored delivery has an unknown state")),
         };
         Ok(KeptDelivery {
             seq: self.seq,
@@ -153,5 +153,5 @@ pub(super) fn stored_state(state: DeliveryState) -> &'static str {
 pub(super) fn frame_id(stored: Option<Ulid>, request_id: &MessageId) -> Result<Ulid, Failure> {
     stored
         .or_else(|| request_id.as_ulid())
-        .ok_or_else(|| Failure::new("a delivery without a frame id"))
+        .ok_or_else(|| Failure::new("a stored delivery has no frame id"))
 }

@@ -186,7 +186,7 @@ impl Session {
             let mut slot = self
                 .awake
                 .try_borrow_mut()
-                .map_err(|_| Failure::new("a step within a step"))?;
+                .map_err(|_| Failure::new("a step began while another was running"))?;
             // Taken out: where the step fails it is not put back.
             let mut awake = match slot.take() {
                 Some(awake) => awake,

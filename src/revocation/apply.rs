@@ -103,7 +103,7 @@ async fn tokens_alone(app: &App, order: &Order) -> Result<u64, NotDone> {
         return Ok(recorded.latest_before);
     }
     if known_now.is_empty() {
-        let message = "it revokes an agent that it names only by tokens never seen here";
+        let message = "it revokes an agent that it names only by tokens that were never seen here";
         return Err(NotDone(message.into()));
     }
     for (_, agent) in &known_now {
@@ -159,9 +159,7 @@ pub(super) async fn strike(
     };
     let reply = relay::client::call(app, agent, RelayCall::RevokeSockets { which }).await?;
     let RelayReply::Closed { sockets } = reply else {
-        return Err(NotDone(
-            "the session gave another answer than was asked for".into(),
-        ));
+        return Err(NotDone("the session's answer does not match the question".into()));
     };
 
     let fields = json!({

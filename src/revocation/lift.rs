@@ -132,7 +132,7 @@ pub(super) async fn settle(
         tell(app, agent, &standing).await?;
         last = Some(standing);
     }
-    Err(NotDone("the ledger changed at every look".into()))
+    Err(NotDone("the ledger kept changing".into()))
 }
 
 async fn tell(app: &App, agent: &AgentDid, standing: &Standing) -> Result<(), NotDone> {

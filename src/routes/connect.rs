@@ -27,7 +27,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         .header("upgrade")
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("websocket"))
     {
-        let message = "This path takes WebSocket upgrades.";
+        let message = "This path accepts WebSocket upgrades only.";
         return Err(ApiError::new(&code::PROXY_RELAY_UPGRADE_REQUIRED, message));
     }
     let call = ConnectCall {
@@ -69,7 +69,7 @@ async fn refused(mut response: Response) -> ApiError {
 fn unavailable() -> ApiError {
     ApiError::new(
         &code::PROXY_RELAY_UNAVAILABLE,
-        "The relay session does not answer now.",
+        "The relay session does not answer at the moment.",
     )
     .with_retry_after(RETRY_AFTER_S)
 }

@@ -178,11 +178,11 @@ fn forbidden(message: &'static str) -> ApiError {
 fn membership_unavailable(error: IdentityError) -> ApiError {
     match error {
         IdentityError::Unavailable { retry_after_s } => {
-            let message = "Group membership cannot be looked up now.";
+            let message = "Group membership cannot be looked up at the moment.";
             ApiError::new(&code::PROXY_GROUP_MEMBERSHIP_UNAVAILABLE, message).with_retry_after(retry_after_s)
         }
         IdentityError::CredentialsRefused { retry_after_s } => {
-            let message = "The registry does not take this proxy's credentials.";
+            let message = "The registry does not accept this proxy's credentials.";
             ApiError::new(&code::PROXY_INTERNAL_AUTH_UNAUTHORIZED, message).with_retry_after(retry_after_s)
         }
     }

@@ -92,7 +92,7 @@ async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<R
         Found::WrongMethod(allow) => {
             let error = ApiError::new(
                 &code::PROXY_METHOD_NOT_ALLOWED,
-                "This path does not take this method.",
+                "This path does not accept this method.",
             );
             return Err(error.with_allow(allow));
         }

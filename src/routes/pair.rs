@@ -97,7 +97,7 @@ fn refused(error: TicketError) -> ApiError {
         TicketError::InvalidFormat => "The ticket is not a pairing ticket.",
         TicketError::UnsupportedVersion => "The ticket has a version that this proxy does not know.",
         TicketError::InvalidIssuer => "The ticket was not made by this proxy.",
-        TicketError::InvalidSignature => "The ticket's signature does not hold.",
+        TicketError::InvalidSignature => "The ticket's signature is not valid.",
     };
     ApiError::new(error.code(), message)
 }
@@ -105,7 +105,7 @@ fn refused(error: TicketError) -> ApiError {
 fn not_found() -> ApiError {
     ApiError::new(
         &code::PROXY_PAIR_TICKET_NOT_FOUND,
-        "This proxy knows no such ticket.",
+        "This proxy does not know this ticket.",
     )
 }
 
@@ -119,7 +119,7 @@ fn expired() -> ApiError {
 fn already_confirmed() -> ApiError {
     ApiError::new(
         &code::PROXY_PAIR_TICKET_ALREADY_CONFIRMED,
-        "The ticket was confirmed already.",
+        "The ticket was already confirmed.",
     )
 }
 
@@ -134,7 +134,7 @@ fn unavailable(app: &App, error: &DbError) -> ApiError {
 fn state_unavailable() -> ApiError {
     ApiError::new(
         &code::PROXY_PAIR_STATE_UNAVAILABLE,
-        "The pairing state does not answer now.",
+        "The pairing state cannot be read at the moment.",
     )
     .with_retry_after(RETRY_AFTER_S)
 }

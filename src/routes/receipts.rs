@@ -140,7 +140,7 @@ async fn find(
         Ok(RelayReply::Found(found)) => Ok(Some(found)),
         Ok(RelayReply::NotFound) => Ok(None),
         Ok(_) | Err(_) => {
-            let message = "The relay session does not answer now.";
+            let message = "The relay session does not answer at the moment.";
             Err(ApiError::new(&code::PROXY_RELAY_UNAVAILABLE, message).with_retry_after(1))
         }
     }

@@ -42,7 +42,7 @@ pub fn check(app: &App, head: &Head, expected: &Secret) -> Result<(), ApiError> 
             &code::PROXY_BEARER_REQUIRED,
             "Authorization must be `Bearer <token>`.",
         ),
-        SignInError::Wrong => ApiError::new(&code::PROXY_BEARER_INVALID, "This token does not open this."),
+        SignInError::Wrong => ApiError::new(&code::PROXY_BEARER_INVALID, "This token is not valid here."),
         SignInError::TooMany { retry_after_s } => ApiError::new(
             &code::PROXY_SIGN_IN_LIMIT_EXCEEDED,
             "Too many failed sign-ins from this address.",

@@ -200,5 +200,5 @@ async fn call<R: DeserializeOwned>(app: &App, agent: Ulid, call: &TrustCall) -> 
     let text = objects::post(limit_ms, CALL_URL, &body, || app.trust_object(agent))
         .await
         .map_err(|error| TrustUnavailable(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|_| TrustUnavailable("an answer that does not parse".into()))
+    serde_json::from_str(&text).map_err(|_| TrustUnavailable("the answer cannot be parsed".into()))
 }

@@ -180,7 +180,7 @@ impl ProxyTrustState {
         let mut slot = self
             .awake
             .try_borrow_mut()
-            .map_err(|_| Failure("a step within a step".into()))?;
+            .map_err(|_| Failure("a step began while another was running".into()))?;
         // Taken out: where the step fails it is not put back, and the next step reads what is stored.
         let mut awake = match slot.take() {
             Some(awake) => awake,

@@ -334,5 +334,5 @@ fn ulid(value: &Value) -> Result<Ulid> {
 }
 
 fn unexpected() -> Error {
-    Error::RustError("a stored row is not of the shape that is written".into())
+    Error::RustError("a stored row has an unexpected shape".into())
 }

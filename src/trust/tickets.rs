@@ -234,5 +234,5 @@ fn to_json(value: &impl serde::Serialize) -> Result<String, DbError> {
 }
 
 fn unexpected() -> DbError {
-    DbError::Failed("a stored ticket is not of the shape that is written".into())
+    DbError::Failed("a stored ticket has an unexpected shape".into())
 }

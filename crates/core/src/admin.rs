@@ -11,7 +11,7 @@ use clawdentity_protocol::revocation::{MAX_PAGE_ITEMS, Order, Subject};
 use clawdentity_protocol::text::object;
 
 const MAX_REASON_CHARS: usize = 280;
-const FOREIGN_AGENT: &str = "agentDid is of another authority than the expected issuer's";
+const FOREIGN_AGENT: &str = "agentDid belongs to an authority other than the expected issuer's";
 
 /// What the operator's order comes to, and why it cannot be carried out here. `authority`: of the agents that this proxy
 /// knows.
@@ -78,15 +78,15 @@ pub fn page_query<'a>(
             "limit" => &mut limit,
             _ => continue,
         };
-        let value = number(value.as_ref()).ok_or("since and limit are whole numbers")?;
+        let value = number(value.as_ref()).ok_or("since and limit must be whole numbers")?;
         if slot.replace(value).is_some() {
-            return Err("since and limit are given once");
+            return Err("since and limit may each be given once only");
         }
     }
     let limit = limit.unwrap_or(MAX_PAGE_ITEMS as u64);
     match (1..=MAX_PAGE_ITEMS as u64).contains(&limit) {
         true => Ok((since.unwrap_or(0), limit)),
-        false => Err("limit is from 1 to 1000"),
+        false => Err("limit must be from 1 to 1000"),
     }
 }
 
@@ -128,7 +128,7 @@ fn reason(text: Option<String>) -> Result<Option<String>, &'static str> {
     let Some(text) = text else { return Ok(None) };
     let trimmed = text.trim();
     if trimmed.chars().count() > MAX_REASON_CHARS || trimmed.chars().any(char::is_control) {
-        return Err("reason is one line of at most 280 characters");
+        return Err("reason must be one line of at most 280 characters");
     }
     Ok((!trimmed.is_empty()).then(|| trimmed.to_owned()))
 }

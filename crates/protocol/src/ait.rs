@@ -52,10 +52,10 @@ impl AitError {
     /// What to tell the caller. It repeats nothing of the token.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::UnknownKid => "kid unknown",
+            Self::UnknownKid => "kid is not known",
             Self::Jws(error) => error.reason(),
             Self::Claims(reason) => reason,
-            Self::Signature => "signature invalid",
+            Self::Signature => "the signature is not valid",
             Self::Issuer => "iss is not the expected issuer",
             Self::NotYetValid => "not valid yet",
             Self::Expired => "expired",
@@ -227,20 +227,20 @@ struct RawJwk {
 impl Claims {
     fn parse(payload: &[u8]) -> Result<Self, &'static str> {
         let raw: RawClaims = object(payload).ok_or("claims are not the closed set of an AIT")?;
-        let issuer = Issuer::parse(&raw.iss).map_err(|_| "iss is no http(s) URL with a host name")?;
+        let issuer = Issuer::parse(&raw.iss).map_err(|_| "iss is not an http(s) URL with a host name")?;
         let authority = issuer
             .authority()
-            .map_err(|_| "iss has a host that cannot stand in a DID")?;
-        let sub = AgentDid::parse(&raw.sub).map_err(|_| "sub is no agent DID")?;
-        let owner = HumanDid::parse(&raw.owner_did).map_err(|_| "ownerDid is no human DID")?;
+            .map_err(|_| "iss has a host that cannot be part of a DID")?;
+        let sub = AgentDid::parse(&raw.sub).map_err(|_| "sub is not an agent DID")?;
+        let owner = HumanDid::parse(&raw.owner_did).map_err(|_| "ownerDid is not a human DID")?;
         if sub.authority() != authority.as_str() {
-            return Err("sub has another authority than iss");
+            return Err("sub and iss have different authorities");
         }
         if owner.authority() != authority.as_str() {
-            return Err("ownerDid has another authority than iss");
+            return Err("ownerDid and iss have different authorities");
         }
         if !is_name(&raw.name) {
-            return Err("name breaks its pattern");
+            return Err("name does not match its pattern");
         }
         if raw.framework.is_empty() || !is_text(&raw.framework, MAX_FRAMEWORK_CHARS) {
             return Err("framework is not 1-32 characters");
@@ -254,9 +254,9 @@ impl Claims {
         }
         let jwk = raw.cnf.0.jwk.0;
         if jwk.kty != "OKP" || jwk.crv != "Ed25519" {
-            return Err("cnf is no Ed25519 key");
+            return Err("cnf is not an Ed25519 key");
         }
-        let cnf = PublicKey::from_x(&jwk.x).map_err(|_| "cnf is no canonical point of large order")?;
+        let cnf = PublicKey::from_x(&jwk.x).map_err(|_| "cnf is not a canonical point of large order")?;
         if raw.iat.max(raw.nbf).max(raw.exp) > MAX_SECONDS {
             return Err("a time is out of range");
         }
@@ -274,7 +274,7 @@ impl Claims {
             iat_s: raw.iat,
             nbf_s: raw.nbf,
             exp_s: raw.exp,
-            jti: Ulid::parse(&raw.jti).map_err(|_| "jti is no ULID")?,
+            jti: Ulid::parse(&raw.jti).map_err(|_| "jti is not a ULID")?,
         })
     }
 }

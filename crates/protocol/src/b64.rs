@@ -13,7 +13,7 @@ pub enum B64Error {
     #[error("not unpadded canonical base64url")]
     Encoding,
     /// Well encoded, but of another length than the field has.
-    #[error("decodes to another length than expected")]
+    #[error("does not decode to the expected length")]
     Length,
 }
 

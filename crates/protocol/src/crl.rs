@@ -52,11 +52,11 @@ impl CrlError {
     /// What to say in a log line. It repeats nothing of the list.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::UnknownKid => "kid unknown",
+            Self::UnknownKid => "kid is not known",
             Self::Body => "body is not {\"crl\":\"…\"} or too large",
             Self::Jws(error) => error.reason(),
             Self::Claims(reason) => reason,
-            Self::Signature => "signature invalid",
+            Self::Signature => "the signature is not valid",
             Self::Issuer => "iss is not the expected issuer",
             Self::Expired => "expired",
         }
@@ -196,7 +196,7 @@ impl<'a> UnverifiedCrl<'a> {
         let authority = claims
             .iss
             .authority()
-            .map_err(|_| CrlError::Claims("iss cannot stand in a DID"))?;
+            .map_err(|_| CrlError::Claims("iss has a host that cannot be part of a DID"))?;
         if claims.iat.max(claims.exp) > MAX_SECONDS || claims.exp <= claims.iat {
             return Err(CrlError::Claims("exp is not after iat"));
         }
@@ -262,7 +262,7 @@ fn each_entry(
     let mut json = serde_json::Deserializer::from_str(list.get());
     Entries { authority, visit }
         .deserialize(&mut json)
-        .map_err(|_| CrlError::Claims("an entry of revocations breaks its rule"))
+        .map_err(|_| CrlError::Claims("an entry of revocations is not valid"))
 }
 
 struct Entries<'a> {
@@ -288,17 +288,17 @@ impl<'de> Visitor<'de> for Entries<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         while let Some(Object(entry)) = entries.next_element::<Object<RawEntry>>()? {
             if entry.agent_did.authority() != self.authority.as_str() {
-                return Err(A::Error::custom("agentDid has another authority than iss"));
+                return Err(A::Error::custom("agentDid and iss have different authorities"));
             }
             if entry
                 .reason
                 .as_deref()
                 .is_some_and(|reason| reason.chars().nth(MAX_REASON_CHARS).is_some())
             {
-                return Err(A::Error::custom("reason too long"));
+                return Err(A::Error::custom("reason is too long"));
             }
             let revoked_at_ms =
-                parse_loose(&entry.revoked_at).ok_or_else(|| A::Error::custom("revokedAt is no time"))?;
+                parse_loose(&entry.revoked_at).ok_or_else(|| A::Error::custom("revokedAt is not a time"))?;
             (self.visit)(CrlEntry {
                 jti: entry.jti,
                 agent: entry.agent_did,

@@ -86,7 +86,7 @@ pub fn parse_event(body: &str, issuer: &Authority) -> Result<Event, EventError> 
         });
     }
     let kinds = serde_json::from_str::<Kinds>(body)
-        .map_err(|_| EventError::Poison("body is no JSON object"))?
+        .map_err(|_| EventError::Poison("body is not a JSON object"))?
         .0;
     match kinds.as_slice() {
         [Some(kind)] => parse_kind(kind, body, issuer),
@@ -94,7 +94,9 @@ pub fn parse_event(body: &str, issuer: &Authority) -> Result<Event, EventError> 
         kinds if kinds.iter().flatten().any(|kind| kind == AUTH_REVOKED) => {
             Err(EventError::UnreadableRevocation("more than one type"))
         }
-        _ => Err(EventError::Poison("body has not one type that is a string")),
+        _ => Err(EventError::Poison(
+            "body does not have exactly one type that is a string",
+        )),
     }
 }
 

@@ -40,13 +40,13 @@ impl JwsError {
     /// What to tell whoever sent it. It repeats nothing of the token.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::TooLarge => "token too large",
+            Self::TooLarge => "the token is too large",
             Self::Segments => "not a compact JWS of three segments",
-            Self::Encoding => "segment not base64url",
-            Self::Header => "header must be alg, typ and kid alone",
+            Self::Encoding => "a segment is not base64url",
+            Self::Header => "the header must have alg, typ and kid, and no crit",
             Self::Algorithm => "alg must be EdDSA",
             Self::Type => "typ is not the expected one",
-            Self::Kid => "kid empty or too long",
+            Self::Kid => "kid is empty or too long",
         }
     }
 }

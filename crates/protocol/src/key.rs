@@ -20,7 +20,7 @@ pub enum KeyError {
     #[error("not the canonical encoding of a point")]
     NotCanonical,
     /// A point of small order: it verifies anything.
-    #[error("a point of small order")]
+    #[error("is a point of small order")]
     Weak,
 }
 

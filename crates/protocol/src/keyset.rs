@@ -21,22 +21,22 @@ pub const MAX_KEYSET_BYTES: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
     /// Over `MAX_KEYSET_BYTES`.
-    #[error("key document too large")]
+    #[error("the key document is too large")]
     TooLarge,
     /// Not `{"keys":[…]}` with the fields a key must have.
-    #[error("key document malformed")]
+    #[error("the key document is malformed")]
     Malformed,
     /// An empty or oversized `kid`.
-    #[error("kid empty or too long")]
+    #[error("kid is empty or too long")]
     Kid,
     /// The same `kid` twice.
-    #[error("duplicate kid")]
+    #[error("a kid occurs twice")]
     DuplicateKid,
     /// Another algorithm or curve.
     #[error("key is not EdDSA on Ed25519")]
     Algorithm,
     /// No canonical point of large order.
-    #[error("key is no canonical point of large order")]
+    #[error("key is not a canonical point of large order")]
     Point,
 }
 

@@ -180,7 +180,9 @@ impl ProofHeaders {
         if Sha256::digest(body).as_slice() == self.body_sha256 {
             Ok(())
         } else {
-            Err(ProofError::InvalidProof("X-Claw-Body-SHA256 is not the body's"))
+            Err(ProofError::InvalidProof(
+                "X-Claw-Body-SHA256 does not match the body",
+            ))
         }
     }
 }
@@ -253,7 +255,7 @@ pub enum AccessTokenError {
     #[error("X-Claw-Agent-Access is missing")]
     Missing,
     /// Over 1,024 characters, or with others than visible ASCII.
-    #[error("X-Claw-Agent-Access is no token")]
+    #[error("X-Claw-Agent-Access is not a token")]
     Invalid,
 }
 

@@ -105,7 +105,7 @@ impl Receipt {
     pub(super) fn parse_queued(body: &str) -> Result<Self, &'static str> {
         object(body.as_bytes())
             .map(Self::of)
-            .ok_or("delivery_receipt malformed")
+            .ok_or("delivery_receipt is malformed")
     }
 
     fn of(incoming: Incoming) -> Self {

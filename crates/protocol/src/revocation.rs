@@ -268,7 +268,7 @@ impl Order {
             "the body is not {kind, agentDid?, jti?, expiresAt?, reason?} with valid identifiers",
         ))?;
         let expires_at_ms = match &raw.expires_at {
-            Some(value) => Some(parse_loose(value).ok_or(RevocationError("expiresAt is no time"))?),
+            Some(value) => Some(parse_loose(value).ok_or(RevocationError("expiresAt is not a time"))?),
             None => None,
         };
         let of_token = raw.jti.is_some() || expires_at_ms.is_some();
@@ -279,7 +279,11 @@ impl Order {
                 expires_at_ms,
             },
             (Kind::Token, _, None) => return Err(RevocationError("kind token needs jti")),
-            (Kind::Lift, ..) => return Err(RevocationError("a lift is POST …/revocations/<seq>/lift")),
+            (Kind::Lift, ..) => {
+                return Err(RevocationError(
+                    "a lift is requested with POST …/revocations/<seq>/lift",
+                ));
+            }
             (Kind::Agent | Kind::Session, _, _) if of_token => {
                 return Err(RevocationError("jti and expiresAt belong to kind token"));
             }

@@ -112,7 +112,7 @@ impl<'a> Api<'a> {
         let answer = self.get(&path, MAX_PAGE_BYTES)?;
         let page = Page::parse(&answer.body).map_err(|error| odd(error.reason()))?;
         if page.more && page.next <= since {
-            return Err(odd("its pages do not go on"));
+            return Err(odd("its pages do not advance"));
         }
         Ok(page)
     }
@@ -138,7 +138,8 @@ impl<'a> Api<'a> {
     pub(super) fn reconcile(&self) -> Result<(Report, Value), Failure> {
         let client = self.client.clone().with_call_timeout(RECONCILE_TIMEOUT);
         let said = value(&self.patiently(|| client.post("/admin/v1/reconcile", "{}"))?)?;
-        let report = Report::deserialize(&said).map_err(|_| odd("not a reconciliation's report"))?;
+        let report =
+            Report::deserialize(&said).map_err(|_| odd("it is not the report of a reconciliation"))?;
         Ok((report, said))
     }
 
@@ -240,7 +241,7 @@ fn value(answer: &Answer) -> Result<Value, Failure> {
 fn odd(what: &str) -> Failure {
     Failure::Refused {
         status: None,
-        reason: format!("the answer is not a proxy's: {what}"),
+        reason: format!("the answer did not come from a proxy: {what}"),
     }
 }
 

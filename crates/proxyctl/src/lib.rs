@@ -102,22 +102,25 @@ fn token(args: &Args, environment: &Environment) -> Result<String, Failure> {
         (None, Some(token)) => token.clone(),
         (None, None) => {
             return Err(usage(
-                "no admin token: set CLAWDENTITY_ADMIN_TOKEN, or --token-file",
+                "no admin token given: set CLAWDENTITY_ADMIN_TOKEN or use --token-file",
             ));
         }
     };
     let token = text.trim();
     if !TOKEN_CHARS.contains(&token.len()) {
-        return Err(usage("this is no admin token: that has 32 to 1024 characters"));
+        return Err(usage(
+            "this is not an admin token: an admin token has 32 to 1024 characters",
+        ));
     }
     Ok(token.to_owned())
 }
 
 fn client(args: &Args, environment: &Environment, token: &str) -> Result<Client, Failure> {
     let url = args.url.as_deref().or(environment.url.as_deref());
-    let url = url.ok_or_else(|| usage("say which proxy: --url or CLAWDENTITY_PROXY_URL"))?;
+    let url = url.ok_or_else(|| usage("no proxy given: use --url or set CLAWDENTITY_PROXY_URL"))?;
     let secret = Secret::parse(token);
-    let secret = secret.ok_or_else(|| usage("the admin token has characters that no token has"))?;
+    let secret =
+        secret.ok_or_else(|| usage("the admin token contains characters that a token cannot have"))?;
     Ok(Client::new(url, Auth::Bearer(secret), args.allow_http)?)
 }
 
@@ -166,11 +169,12 @@ fn reconcile(json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> Result<O
         }
         say(
             terminal.err,
-            "proxyctl: there is more than one run does: going on",
+            "proxyctl: there is more to do than one run does: starting the next run",
         );
     }
     Err(failed(
-        "the list has no end: what was brought stands, and reconcile goes on from there".to_owned(),
+        "the list does not end: what was reconciled so far stands, and reconcile continues from there"
+            .to_owned(),
     ))
 }
 

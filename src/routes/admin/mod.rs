@@ -22,6 +22,6 @@ fn bad_input(reason: &'static str) -> ApiError {
 fn unavailable(app: &App, error: &impl std::fmt::Display) -> ApiError {
     let fields = serde_json::json!({ "error": error.to_string() });
     app.log.error("proxy.admin.failed", fields);
-    let message = "It was not done, or not all of it: send the same request again.";
+    let message = "The request was not carried out, or not completely: send it again.";
     ApiError::new(&code::PROXY_REVOCATION_UNAVAILABLE, message).with_retry_after(1)
 }

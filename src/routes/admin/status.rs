@@ -101,7 +101,7 @@ async fn of_agent(app: &App, agent: AgentDid) -> Result<AgentStatus, ApiError> {
     let standing = standing.map_err(|error| unavailable(app, &error))?;
     let relay = match session.map_err(|error| unavailable(app, &error))? {
         RelayReply::Status(status) => status,
-        _ => return Err(unavailable(app, &"an answer to another question")),
+        _ => return Err(unavailable(app, &"the answer does not match the question")),
     };
     Ok(AgentStatus {
         agent_did: agent,

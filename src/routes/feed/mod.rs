@@ -49,7 +49,7 @@ fn unavailable(app: &App, error: &impl std::fmt::Display) -> ApiError {
     app.log.error("proxy.feed.failed", fields);
     ApiError::new(
         &code::PROXY_REVOCATION_UNAVAILABLE,
-        "The ledger does not answer now.",
+        "The ledger does not answer at the moment.",
     )
     .with_retry_after(1)
 }

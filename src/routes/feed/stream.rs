@@ -20,7 +20,7 @@ use crate::revocation::feed::{NoStream, open};
 pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> Result<Response, ApiError> {
     let (since, _) = page_query(incoming.target.url.query_pairs()).map_err(bad_query)?;
     let since = match incoming.header("last-event-id") {
-        Some(id) => number(id.trim()).ok_or_else(|| bad_query("Last-Event-ID is a number"))?,
+        Some(id) => number(id.trim()).ok_or_else(|| bad_query("Last-Event-ID must be a number"))?,
         None => since,
     };
     let listener = Listener {
@@ -35,7 +35,7 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
         if let NoStream::Failed(error) = error {
             app.log.warn("proxy.feed.failed", json!({ "error": error }));
         }
-        let message = "This proxy has no stream of revocations now: poll GET /v1/revocations.";
+        let message = "This proxy has no stream of revocations at the moment: poll GET /v1/revocations.";
         ApiError::new(&code::PROXY_FEED_STREAM_UNAVAILABLE, message).with_retry_after(15)
     })?;
     let ResponseBody::Stream(body) = response.body() else {

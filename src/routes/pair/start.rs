@@ -69,7 +69,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     let made = make_ticket(app, issuer.clone(), exp_s).map_err(|_| {
         ApiError::new(
             &code::PROXY_PAIR_TICKET_SIGNING_UNAVAILABLE,
-            "A ticket cannot be signed now.",
+            "Tickets cannot be signed at the moment.",
         )
         .with_retry_after(1)
     })?;
@@ -136,7 +136,7 @@ async fn confirm_ownership(app: &App, caller: &Caller, budget: &Budget) -> Resul
         ),
         Err(IdentityError::Unavailable { retry_after_s }) => ApiError::new(
             &code::PROXY_PAIR_OWNERSHIP_UNAVAILABLE,
-            "The registry cannot be asked who owns this agent now.",
+            "The registry cannot be asked at the moment who owns this agent.",
         )
         .with_retry_after(retry_after_s),
         Err(IdentityError::CredentialsRefused { retry_after_s }) => ApiError::new(

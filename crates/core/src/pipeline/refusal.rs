@@ -105,12 +105,16 @@ impl Refusal {
             Self::InvalidProof(_) => "The proof of possession was not accepted.",
             Self::Revoked(_) => "The agent or its token was revoked.",
             Self::Replay => "This nonce was already used.",
-            Self::OverRate { .. } => "Too many requests of this agent.",
+            Self::OverRate { .. } => "This agent has sent too many requests.",
             Self::UnknownAgent => "The agent has no pair on this proxy.",
-            Self::TrustUnavailable { .. } => "Who this agent may talk to cannot be looked up now.",
+            Self::TrustUnavailable { .. } => {
+                "The agents that this agent may talk to cannot be looked up at the moment."
+            }
             Self::AccessRequired => "X-Claw-Agent-Access is missing.",
             Self::AccessInvalid => "The access token is not valid: refresh it at the registry.",
-            Self::DependencyUnavailable { .. } => "Something this decision needs does not answer now.",
+            Self::DependencyUnavailable { .. } => {
+                "A service that this decision depends on does not answer at the moment."
+            }
             Self::Internal(_) => "The proxy could not answer this request.",
         })
     }

@@ -91,9 +91,9 @@ impl AuthRevoked {
         let session_ended = !revoke_agent && tokens.is_empty();
         if agent.is_none() && tokens.is_empty() {
             return Err(if bad_token {
-                "names no agent, and no token readably"
+                "names no agent, and no token that can be read"
             } else {
-                "names neither agent nor token"
+                "names neither an agent nor a token"
             });
         }
         Ok(Self {
@@ -133,15 +133,17 @@ struct AuthEvent<'a> {
 
 impl<'a> AuthEvent<'a> {
     fn parse(body: &'a str) -> Result<Self, &'static str> {
-        let envelope: Fields<'a> = serde_json::from_str(body).map_err(|_| "envelope is no object")?;
+        let envelope: Fields<'a> = serde_json::from_str(body).map_err(|_| "envelope is not an object")?;
         let [data] = envelope.all("data")[..] else {
-            return Err("envelope has not one data");
+            return Err("envelope does not have exactly one data");
         };
-        let data: Fields<'a> = serde_json::from_str(data.get()).map_err(|_| "data is no object")?;
+        let data: Fields<'a> = serde_json::from_str(data.get()).map_err(|_| "data is not an object")?;
         let metadata = match data.all("metadata")[..] {
             [] => None,
             [metadata] if metadata.get() == "null" => None,
-            [metadata] => Some(serde_json::from_str(metadata.get()).map_err(|_| "metadata is no object")?),
+            [metadata] => {
+                Some(serde_json::from_str(metadata.get()).map_err(|_| "metadata is not an object")?)
+            }
             _ => return Err("data has more than one metadata"),
         };
         Ok(Self {
@@ -175,18 +177,18 @@ impl<'a> AuthEvent<'a> {
                 let ulid = value(raw)
                     .as_str()
                     .and_then(|text| Ulid::parse(text).ok())
-                    .ok_or("agentId is no ULID")?;
+                    .ok_or("agentId is not a ULID")?;
                 Ok(AgentDid::from_parts(issuer, ulid))
             });
         let full = self.values("agentDid").into_iter().map(|value| {
             let did = value
                 .as_str()
                 .and_then(|text| AgentDid::parse(text).ok())
-                .ok_or("agentDid is no agent DID")?;
+                .ok_or("agentDid is not an agent DID")?;
             if did.authority() == issuer.as_str() {
                 Ok(did)
             } else {
-                Err("agentDid is of another authority")
+                Err("agentDid belongs to another authority")
             }
         });
         for name in bare.chain(full) {
@@ -226,7 +228,7 @@ impl<'a> AuthEvent<'a> {
             [raw] => match value(raw) {
                 Value::Null => Ok(None),
                 Value::String(reason) => Ok(text::reason(&reason)),
-                _ => Err("reason is no string"),
+                _ => Err("reason is not a string"),
             },
             _ => Err("data has more than one reason"),
         }

@@ -67,12 +67,12 @@ struct Incoming {
 impl GroupMemberJoined {
     pub(super) fn parse(body: &str) -> Result<Self, &'static str> {
         let Envelope { data: Object(data) } =
-            object(body.as_bytes()).ok_or("group.member.joined malformed")?;
+            object(body.as_bytes()).ok_or("group.member.joined is malformed")?;
         let joined_name =
             name(&data.joined_agent_name).ok_or("joinedAgentName is blank or over 256 characters")?;
         let group_name = name(&data.group_name).ok_or("groupName is blank or over 256 characters")?;
         let joined_at = data.joined_at.trim();
-        parse_iso(joined_at).map_err(|_| "joinedAt is no ISO-8601 time")?;
+        parse_iso(joined_at).map_err(|_| "joinedAt is not an ISO-8601 time")?;
         let message = match data.message.as_deref().map(str::trim) {
             Some(message) if !message.is_empty() => message.to_owned(),
             _ => format!("{joined_name} joined {group_name}."),

@@ -68,9 +68,9 @@ struct OutgoingProfile<'a> {
 
 impl PairAccepted {
     pub(super) fn parse(body: &str) -> Result<Self, &'static str> {
-        let incoming: Incoming = object(body.as_bytes()).ok_or("pair.accepted malformed")?;
+        let incoming: Incoming = object(body.as_bytes()).ok_or("pair.accepted is malformed")?;
         let event_at_ms = parse_iso(incoming.event_timestamp_utc.trim())
-            .map_err(|_| "eventTimestampUtc is no ISO-8601 time")?;
+            .map_err(|_| "eventTimestampUtc is not an ISO-8601 time")?;
         Ok(Self {
             initiator: incoming.initiator_agent_did,
             responder: incoming.responder_agent_did,

@@ -84,7 +84,7 @@ fn what_is_refused_and_who_is_not_there() {
         "reconcile",
         || json(200, "{}"),
         1,
-        "not a reconciliation's report",
+        "it is not the report of a reconciliation",
     );
     failed(
         "revocations list",
@@ -96,7 +96,7 @@ fn what_is_refused_and_who_is_not_there() {
         "revocations list --since 9",
         || json(200, page(&[7], 9, true)),
         1,
-        "its pages do not go on",
+        "its pages do not advance",
     );
     // Whoever repeats a credential is not quoted.
     failed(
