@@ -1,8 +1,7 @@
-//! What every entry point has in hand: the bindings, the settings, the log, randomness.
+//! What every entry point needs: the bindings, the settings, the log and randomness.
 //!
-//! One `App` per request, batch, alarm or scheduled run; a clone is cheap. The
-//! settings are parsed once per isolate, as an isolate's variables never change.
-//! No decision is made here.
+//! There is one [`App`] for each request, batch, alarm or scheduled run, and a clone is cheap. The settings are
+//! parsed once for each isolate, because an isolate's variables never change. No decision is made here.
 
 use std::cell::OnceCell;
 use std::rc::Rc;

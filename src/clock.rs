@@ -1,4 +1,4 @@
-//! The one adapter to the wall clock and to timers; everything else is told the time.
+//! The only place that reads the wall clock and sets timers. Everything else is told the time.
 
 use std::time::Duration;
 

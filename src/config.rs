@@ -1,9 +1,8 @@
-//! Configuration becomes types once, at the edge.
+//! Turns the settings into types, once and at the edge.
 //!
-//! `Config::parse` reads every setting of `table::SETTINGS`, reports all faults
-//! together, each with the variable's name, what is wrong and what is allowed,
-//! and never a value that is secret. What it returns needs no further checks.
-//! Blank counts as unset (docs/wire.md §9).
+//! `Config::parse` reads every setting of `table::SETTINGS` and reports all faults together. Each fault names the
+//! variable, what is wrong with it and what is allowed, and never contains a secret value. The result needs no
+//! further checks. A variable that is blank counts as unset (docs/wire.md §9).
 
 mod reader;
 mod table;

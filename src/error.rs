@@ -1,9 +1,8 @@
-//! The one place that turns a refusal into HTTP.
+//! The only place that turns a refusal into HTTP.
 //!
-//! A refusal is a code of docs/wire.md §8 with a text for people. The envelope is
-//! `{"error":{"code","message","requestId","details"?}}`, at most 4 KiB, and
-//! repeats nothing of the caller's that was not parsed (docs/wire.md §5): messages
-//! are written by this crate, never by the caller.
+//! A refusal is a code of docs/wire.md §8 with a text for people. The answer is
+//! `{"error":{"code","message","requestId","details"?}}` and at most 4 KiB long. It repeats nothing of the request
+//! that was not parsed (docs/wire.md §5.1), because the texts are written here and never by the caller.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,8 @@
-//! Log lines: one JSON object each, with `timestamp`, `level`, `message`, `service` (docs/wire.md §9).
+//! Log lines: one JSON object each, with `timestamp`, `level`, `message` and `service` (docs/wire.md §9).
 //!
-//! `message` is a stable name such as `proxy.auth.verified` that operators alert
-//! on; what varies is in the other fields. Tokens, nonces, proofs and payloads
-//! are never fields. The line is built here, natively testable; only `emit`
-//! touches the console, and only on Workers.
+//! `message` is a stable name, such as `proxy.auth.verified`, on which operators alert. Everything that varies is in
+//! the other fields. Tokens, nonces, proofs and payloads are never fields. The line is built here and can be tested
+//! natively; only `emit` touches the console, and only on Workers.
 
 use serde_json::{Map, Value};
 

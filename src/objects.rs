@@ -1,7 +1,7 @@
-//! Calls Durable Objects: one POST of a text, one text back.
+//! Calls Durable Objects: one POST of a text, and one text back.
 //!
-//! Within a time, retries included (`core::retry`). Every call of ours is idempotent, so one whose answer was lost may be
-//! made again. What is said is not its job: each object's room has its own types.
+//! A call has a time limit that includes its retries (`core::retry`). Every call is idempotent, so one whose answer
+//! was lost can be made again. What a call says is defined by each object's own module.
 
 use wasm_bindgen::JsValue;
 use worker::{Method, Request, RequestInit, Response, Stub};

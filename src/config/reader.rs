@@ -1,7 +1,7 @@
-//! Reads the variables, each by its kind in `table`, and collects what is wrong with them.
+//! Reads the variables, each according to its kind in `table`, and collects what is wrong with them.
 //!
-//! A value with a fault is replaced by one within its bounds, so that reading goes on and all faults are found; what was
-//! read is thrown away then. No fault repeats a value.
+//! A value with a fault is replaced by one within its bounds, so that reading goes on and all faults are found; the
+//! result is then thrown away. No fault repeats a value.
 
 use url::Url;
 

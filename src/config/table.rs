@@ -1,8 +1,7 @@
 //! Every setting once: its name, its older names, its default and its bounds.
 //!
-//! `Config::parse` reads settings only through this table, and the table in
-//! docs/settings.md is held against it by a test, so a setting that is not documented
-//! cannot exist. What a setting means to the program is not this file's job.
+//! `Config::parse` reads settings only through this table, and a test compares it with docs/settings.md, so a setting
+//! that is not documented cannot exist.
 
 /// What values a setting may have.
 #[derive(Clone, Copy, Debug, PartialEq)]

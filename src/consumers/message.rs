@@ -1,4 +1,4 @@
-//! One queue message, read so that nothing in it can throw.
+//! One queue message, read in a way that cannot throw.
 
 use js_sys::{Object, Reflect};
 use wasm_bindgen::{JsCast, JsValue};

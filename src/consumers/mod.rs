@@ -1,11 +1,11 @@
-//! The queues' consumers (docs/wire.md §7).
+//! The consumers of the queues (docs/wire.md §7).
 //!
-//! One message's failure or slowness decides nothing for another: all messages of a batch are worked on at the same
-//! time, each is bounded in time, and each is acknowledged or given back by itself as soon as it is done. What becomes of
-//! a message is one of four things (`Outcome`), said in one place. A message is told by its type, not by the queue it
-//! came through: a revocation is applied wherever it turns up.
-//!
-//! Every effect is idempotent, as queues deliver at least once and in no order.
+//! - The failure or slowness of one message decides nothing for another. All messages of a batch are worked on at the
+//!   same time, each within a time limit, and each is acknowledged or given back by itself as soon as it is done.
+//! - A message ends in one of four ways (`Outcome`), which are decided in one place.
+//! - A message is recognised by its type and not by the queue through which it came, so a revocation is applied
+//!   wherever it turns up.
+//! - Every effect is idempotent, because queues deliver at least once and in no order.
 
 mod events;
 mod message;

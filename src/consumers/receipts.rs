@@ -1,7 +1,7 @@
 //! The receipts queue: what became of a message at its recipient's own webhook (docs/wire.md §7).
 //!
-//! It is recorded in the session that holds the message, the recipient's; that session sees to it that the sender's
-//! connector hears of it.
+//! A receipt is recorded in the session that holds the message, which is the recipient's. That session then tells the
+//! sender's.
 
 use super::Outcome;
 use crate::app::App;

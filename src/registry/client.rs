@@ -1,7 +1,8 @@
-//! One outbound call: bounded in time and size, never redirected, sorted by what it says of the registry.
+//! One outbound call to the registry: bounded in time and size, never redirected, and sorted by what it says about
+//! the registry.
 //!
-//! What docs/design.md §4 calls a failure comes back as what the circuit is to be told;
-//! an answer comes back with its body, for the dependency's own file to read.
+//! A failure in the sense of docs/design.md §4 comes back as what the circuit is to be told. An answer comes back
+//! with its body, for the dependency's own module to read.
 
 use futures_util::StreamExt;
 use wasm_bindgen::JsValue;

@@ -1,7 +1,6 @@
-//! The polled CRL: `GET /v1/crl` (docs/wire.md §4), decided by `core::registry::crl`.
+//! The polled CRL: `GET /v1/crl` (docs/wire.md §4.2), decided by `core::registry::crl`.
 //!
-//! The list's text is dropped as soon as it was read; what is kept is its sorted
-//! `jti`s.
+//! The text of the list is dropped as soon as it was read. Only its sorted `jti`s are kept.
 
 use std::rc::Rc;
 

@@ -1,7 +1,7 @@
-//! The last good signing keys in D1, for a fresh isolate in an outage (docs/design.md §4).
+//! The last good signing keys in D1, for a fresh isolate during an outage (docs/design.md §4).
 //!
-//! One row. The later answer stays, whoever writes last. D1 is the trust store's
-//! dependency; here its failure is only a warning: the registry is asked instead.
+//! This is one row. The later answer stays, whoever writes last. If D1 fails here, that is only a warning, and the
+//! registry is asked instead.
 
 use serde::Deserialize;
 use serde_json::json;

@@ -1,18 +1,17 @@
 //! The registry client: four dependencies, each with its own circuit and cache (docs/design.md §4).
 //!
-//! What is decided is decided by the desks of `core::registry`, of which each isolate
-//! has one set (`state`). The files here ask a desk, make the call it permits
-//! (`client`), read the answer and hand it back: one file a dependency.
+//! The decisions are made in `core::registry`, of whose state each isolate has one copy (`state`). The files here ask
+//! for a decision, make the call that it permits (`client`), read the answer and hand it back. There is one file for
+//! each dependency.
 //!
-//! * No borrow of the desks is held across an `await`.
-//! * Nobody waits for another request's call: a refresh is claimed, runs beside the
-//!   request that claimed it and past its answer (`wait_until`), and the others serve
-//!   what they have. Who must wait for somebody else's call looks again by its own
-//!   timer.
-//! * A decision about a caller is stale *only while the registry does not answer*: the
-//!   request that claimed its refresh waits `REGISTRY_STALE_WAIT_MS` for the registry's
-//!   word, which counts; without it, it serves what is stale.
-//! * A request's calls share one `Budget`; a refresh in the background has its own.
+//! * No borrow of that state is held across an `await`.
+//! * No request waits for another request's call. A refresh is claimed, runs beside the request that claimed it and
+//!   past that request's answer (`wait_until`), and the others serve what they have. A request that needs the result
+//!   of another's call looks again by its own timer.
+//! * A decision about a caller is stale *only while the registry does not answer*. The request that claimed the
+//!   refresh waits `REGISTRY_STALE_WAIT_MS` for the registry's answer, which counts; without one it serves what is
+//!   stale.
+//! * The calls of a request share one `Budget`. A refresh in the background has its own.
 
 pub mod access;
 mod client;

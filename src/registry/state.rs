@@ -1,8 +1,7 @@
-//! The isolate's desks, and the lines about them.
+//! The isolate's state for the registry's dependencies, and the log lines about it.
 //!
-//! `with` is the only way to the desks: it lends them for one step that does not
-//! wait, and afterwards writes one `proxy.registry.circuit` line for every
-//! transition that the step caused.
+//! `with` is the only way to this state. It lends it for one step that does not wait, and then writes one
+//! `proxy.registry.circuit` line for every transition that the step caused.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,11 +1,15 @@
-//! `GET /v1/relay/connect`: a connector's WebSocket (docs/wire.md §5, §6).
+//! `GET /v1/relay/connect`: a connector's WebSocket (docs/wire.md §5 and docs/wire.md §6.4).
 //!
-//! Steps, after the gate: an upgrade, else 426 `PROXY_RELAY_UPGRADE_REQUIRED`; then the agent's own session answers:
-//! 101; 401 `PROXY_AUTH_REVOKED` where the agent or its token was revoked since the gate; 503
-//! `PROXY_AUTH_DEPENDENCY_UNAVAILABLE` where that cannot be told, or the agent's generation was replaced since; 503
-//! `PROXY_RELAY_UNAVAILABLE`.
+//! After the gate, the request must ask for an upgrade, otherwise it is answered 426 `PROXY_RELAY_UPGRADE_REQUIRED`.
+//! Then the agent's own session answers:
 //!
-//! Nothing of the request reaches the session but that it is an upgrade; who opens the socket is said by the proxy.
+//! - 101
+//! - 401 `PROXY_AUTH_REVOKED` if the agent or its token was revoked after the gate
+//! - 503 `PROXY_AUTH_DEPENDENCY_UNAVAILABLE` if nobody can tell, or if the agent's generation was replaced after the
+//!   gate
+//! - 503 `PROXY_RELAY_UNAVAILABLE`
+//!
+//! The session is told only that this is an upgrade. The proxy itself says who opens the socket.
 
 use serde_json::json;
 use worker::Response;

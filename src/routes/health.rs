@@ -1,8 +1,8 @@
-//! `GET /health` (docs/wire.md §5): is this deployment able to do its work?
+//! `GET /health`: whether this deployment is able to do its work (docs/wire.md §5.2).
 //!
-//! 200 always; `ready` says whether everything that requests need is bound, and
-//! `readiness` which part is not. Nothing secret is said, and nothing is asked of
-//! the registry: a health check must not become load there.
+//! The answer is always 200. `ready` says whether everything that requests need is bound, and `readiness` says which
+//! part is not. Nothing secret is said, and the registry is not asked anything: a health check must not become load
+//! there.
 
 use serde::Serialize;
 use worker::Response;

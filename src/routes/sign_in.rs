@@ -1,7 +1,6 @@
-//! Bearers of `ADMIN_TOKEN` and `FEED_TOKEN` (docs/wire.md §9, §10), decided by `core::sign_in`.
+//! The bearers of `ADMIN_TOKEN` and `FEED_TOKEN` (docs/wire.md §9 and docs/wire.md §10), decided by `core::sign_in`.
 //!
-//! 401 without the right token, 429 after too many wrong ones of an address; each failure is a line with its source
-//! address, and the token in none.
+//! Each failed sign-in is logged with its source address. The token is in no log line.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! `GET /v1/time` (docs/wire.md §10): the clock that timestamps are held against.
+//! `GET /v1/time`: the clock that timestamps are compared with (docs/wire.md §10.1).
 
 use serde::Serialize;
 use worker::Response;

@@ -1,8 +1,10 @@
-//! `POST /admin/v1/revocations/<seq>/lift`: an operator gives back (docs/wire.md §10).
+//! `POST /admin/v1/revocations/<seq>/lift`: the operator lifts a revocation (docs/wire.md §10.3).
 //!
-//! 400 `PROXY_ADMIN_INVALID_INPUT` (also for the number of a lift); 404 `PROXY_REVOCATION_NOT_FOUND`; 409
-//! `PROXY_REVOCATION_NEEDS_FORCE` where the registry revoked it; 503 `PROXY_REVOCATION_UNAVAILABLE`; 201 with the
-//! lift's item, or 200 where it was lifted already.
+//! - 400 `PROXY_ADMIN_INVALID_INPUT`, also for the number of a lift
+//! - 404 `PROXY_REVOCATION_NOT_FOUND`
+//! - 409 `PROXY_REVOCATION_NEEDS_FORCE` if the registry revoked it
+//! - 503 `PROXY_REVOCATION_UNAVAILABLE`
+//! - 201 with the lift's item, or 200 if it was lifted already
 
 use serde_json::json;
 use worker::Response;

@@ -1,4 +1,4 @@
-//! `GET /admin/v1/revocations?since=&limit=`: the ledger from a number on, as the feed tells it (docs/wire.md §10).
+//! `GET /admin/v1/revocations?since=&limit=`: the ledger after a number, as the feed shows it (docs/wire.md §10.3).
 //!
 //! 400 `PROXY_ADMIN_INVALID_INPUT`; 503 `PROXY_REVOCATION_UNAVAILABLE`; 200.
 

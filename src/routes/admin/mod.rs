@@ -1,7 +1,7 @@
-//! The operator's routes (docs/wire.md §10): one file a route.
+//! The operator's routes (docs/wire.md §10.3), one file for each.
 //!
-//! They exist only where `ADMIN_TOKEN` is set, and are for its bearer alone (`routes::sign_in`). What they do is done by
-//! `revocation` and read from the ledger; here it is parsed and told.
+//! They exist only if `ADMIN_TOKEN` is set, and are open to its bearer alone (`routes::sign_in`). The work is done in
+//! `revocation` and read from the ledger. These files parse the request and write the answer.
 
 pub mod lift;
 pub mod list;

@@ -1,7 +1,7 @@
-//! `POST /admin/v1/reconcile`: the scheduled run, now (docs/wire.md §10).
+//! `POST /admin/v1/reconcile`: reconciles with the registry's CRL now (docs/wire.md §10.3).
 //!
-//! 503 `PROXY_REVOCATION_UNAVAILABLE` where the registry gave no list; 200 with what was done. `outcome` is `partial`
-//! where there was more than one run does: ask again, and it goes on.
+//! 503 `PROXY_REVOCATION_UNAVAILABLE` if the registry gave no list; otherwise 200 with what was done. If `outcome` is
+//! `partial`, there was more to do than one run does: ask again, and the next run goes on.
 
 use worker::Response;
 

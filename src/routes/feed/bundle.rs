@@ -1,7 +1,7 @@
-//! `GET /v1/bundles/revocations.tar.gz`: what stands, as an OPA bundle (docs/wire.md §10).
+//! `GET /v1/bundles/revocations.tar.gz`: the revocations in force as an OPA bundle (docs/wire.md §10.2).
 //!
-//! 503 `PROXY_REVOCATION_UNAVAILABLE`; 304 where `If-None-Match` names the latest number, before anything else is read;
-//! 200. The archive is made whole, as its header says how large it is, and compressed by the platform.
+//! 503 `PROXY_REVOCATION_UNAVAILABLE`; 304 if `If-None-Match` names the latest number, before anything else is read;
+//! 200. The archive is built as a whole, because its header says how large it is, and compressed by the platform.
 
 use js_sys::{Array, Function, Reflect};
 use wasm_bindgen::{JsCast, JsValue};

@@ -1,4 +1,4 @@
-//! The revocation feed (docs/wire.md §10): for sidecars that check for themselves. One file a route.
+//! The revocation feed for sidecars that check for themselves (docs/wire.md §10.2), one file for each route.
 
 pub mod bundle;
 pub mod page;

@@ -1,6 +1,6 @@
-//! `GET /v1/revocations?since=&limit=`: the ledger from a number on (docs/wire.md §10).
+//! `GET /v1/revocations?since=&limit=`: the ledger after a number (docs/wire.md §10.2).
 //!
-//! 400 `PROXY_FEED_INVALID_QUERY`; 503 `PROXY_REVOCATION_UNAVAILABLE`; 304 where `If-None-Match` names the latest
+//! 400 `PROXY_FEED_INVALID_QUERY`; 503 `PROXY_REVOCATION_UNAVAILABLE`; 304 if `If-None-Match` names the latest
 //! number; 200.
 
 use worker::Response;

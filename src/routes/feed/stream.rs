@@ -1,7 +1,8 @@
-//! `GET /v1/events/revocations`: the ledger as it grows, as server-sent events (docs/wire.md §10).
+//! `GET /v1/events/revocations`: the ledger as it grows, as server-sent events (docs/wire.md §10.2).
 //!
-//! It begins after `Last-Event-ID`, else after `?since=`, else at the beginning. 400 `PROXY_FEED_INVALID_QUERY`; 503
-//! `PROXY_FEED_STREAM_UNAVAILABLE`; 200, and it ends when the agent that opened it is revoked.
+//! The stream begins after `Last-Event-ID`, otherwise after `?since=`, otherwise at the beginning. 400
+//! `PROXY_FEED_INVALID_QUERY`; 503 `PROXY_FEED_STREAM_UNAVAILABLE`; 200, and the stream ends when the agent that
+//! opened it is revoked.
 
 use serde_json::json;
 use worker::{Headers, Response, ResponseBody, ResponseBuilder};
