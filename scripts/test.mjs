@@ -1,5 +1,6 @@
-// `npm test`: sets up, builds, runs the native tests and then those on the real runtime. Stops at the first part that
-// fails; arguments choose among the files of tests/runtime by parts of their names.
+// `npm test`: sets up, builds, and runs the native tests, then the tests on the real runtime, then those of them that are
+// slow because they wait for the platform. Stops at the first part that fails. Arguments choose among the runtime tests
+// by parts of their file names: `npm test -- hibernation`.
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -7,7 +8,7 @@ import { join } from "node:path";
 import { build, cargo } from "./build.mjs";
 import { ROOT, setup } from "./setup.mjs";
 
-const RUNTIME_TESTS = "tests/runtime";
+const RUNTIME_TESTS = ["tests/runtime", "tests/runtime/slow"];
 const NATIVE = ["test", "--locked", "--tests"];
 const TIMEOUT_MS = 180_000; // of one file: it hangs
 
@@ -17,13 +18,22 @@ await Promise.all([build(), cargo([...NATIVE, "--quiet", "--no-run"])]);
 // The command that tests/runtime/proxyctl.test.mjs runs.
 await cargo(["build", "--locked", "--quiet", "-p", "proxyctl"]);
 run("cargo", NATIVE);
-run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", `--test-timeout=${TIMEOUT_MS}`, ...runtimeTests()]);
 
-function runtimeTests() {
+const chosen = RUNTIME_TESTS.map((directory) => [directory, testsIn(directory)]).filter(([, files]) => files.length > 0);
+if (chosen.length === 0) {
+  console.error(`[test] no file of ${RUNTIME_TESTS[0]} has a name that contains ${process.argv.slice(2).join(" or ")}`);
+  process.exit(1);
+}
+for (const [directory, files] of chosen) {
+  console.log(`[test] ${directory}: ${files.length} files`);
+  run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", `--test-timeout=${TIMEOUT_MS}`, ...files]);
+}
+
+function testsIn(directory) {
   const asked = process.argv.slice(2);
-  return readdirSync(join(ROOT, RUNTIME_TESTS))
+  return readdirSync(join(ROOT, directory))
     .filter((name) => name.endsWith(".test.mjs") && (asked.length === 0 || asked.some((part) => name.includes(part))))
-    .map((name) => join(RUNTIME_TESTS, name));
+    .map((name) => join(directory, name));
 }
 
 function run(command, args) {

@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { pair } from "../support/agent.mjs";
-import { accepted } from "../support/expect.mjs";
-import { start } from "../support/harness.mjs";
-import { ackAll } from "../support/socket.mjs";
+import { pair } from "../../support/agent.mjs";
+import { accepted } from "../../support/expect.mjs";
+import { start } from "../../support/harness.mjs";
+import { ackAll } from "../../support/socket.mjs";
 
 const ASLEEP_AFTER_MS = 12_000;
 
