@@ -138,6 +138,7 @@ impl Notice<'_> {
             group_id: None,
             conversation_id: None,
             reply_to: None,
+            pair_id: None,
             sender_admitted: false,
             wait: false,
         });

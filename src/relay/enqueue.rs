@@ -173,6 +173,7 @@ impl Session {
             group_id: enqueue.group_id,
             conversation_id: enqueue.conversation_id.clone(),
             reply_to: enqueue.reply_to.clone(),
+            pair_id: None,
             sender_admitted: true,
             wait: false,
         };

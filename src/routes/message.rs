@@ -73,6 +73,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
             "x-claw-delivery-receipt-url",
             frame::parse_reply_to,
         ),
+        pair_id: None,
         sender_admitted: true,
         wait: true,
     };

@@ -17,6 +17,7 @@ pub mod generation;
 pub mod machine;
 pub mod nonces;
 pub mod overlay;
+pub mod pairs;
 pub mod rate;
 pub mod refusals;
 pub mod skew;
@@ -36,3 +37,4 @@ pub use self::calls::{
 pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};
 pub use self::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation, token_expiry_ms};
+pub use self::pairs::PairId;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use super::outcome::DeliveryState;
-use crate::admission::Generation;
+use crate::admission::{Generation, PairId};
 use clawdentity_protocol::did::{AgentDid, HumanDid};
 use clawdentity_protocol::ids::{GroupId, MessageId, Ulid};
 pub use clawdentity_protocol::receipt::ReceiptStatus;
@@ -114,6 +114,10 @@ pub struct DeliverCall<'a> {
     /// `replyTo` of the frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
+    /// The pair under which the message was let in. None where it names a group (`group_id`), where it is the agent's own,
+    /// and for the notices of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair_id: Option<PairId>,
     /// The sender was admitted for this very message (a hook request, a frame on its open socket). A message of
     /// which that is not so (an event's) is sent only after the sender's trust object was asked.
     pub sender_admitted: bool,
@@ -321,6 +325,7 @@ mod tests {
             group_id: None,
             conversation_id: None,
             reply_to: None,
+            pair_id: None,
             sender_admitted: true,
             wait: false,
         };
@@ -332,6 +337,7 @@ mod tests {
             group_id: Some(GroupId::parse(&format!("grp_{J}")).unwrap()),
             conversation_id: Some("c".into()),
             reply_to: Some("https://r".into()),
+            pair_id: Some(PairId::unnumbered()),
             ..bare
         };
         pinned_call(
@@ -339,7 +345,7 @@ mod tests {
             r#"{"deliver":{"sender":"A","requestId":"J","payload":{"a":1.0,  "b":1e400},"senderAdmitted":true,"wait":false}}"#,
         );
         let all = format!(
-            r#"{{"deliver":{{"sender":"A","requestId":"J","payload":{{"a":1.0,  "b":1e400}},"deliverySource":"s","contentType":"t","groupId":"grp_{J}","conversationId":"c","replyTo":"https://r","senderAdmitted":true,"wait":false}}}}"#
+            r#"{{"deliver":{{"sender":"A","requestId":"J","payload":{{"a":1.0,  "b":1e400}},"deliverySource":"s","contentType":"t","groupId":"grp_{J}","conversationId":"c","replyTo":"https://r","pairId":"unnumbered","senderAdmitted":true,"wait":false}}}}"#
         );
         pinned_call(RelayCall::Deliver(full), &all);
         let receipt = ReceiptCall {
