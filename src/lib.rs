@@ -1,10 +1,7 @@
-//! The Clawdentity proxy: a Cloudflare Worker that decides which agents get in
-//! and carries their messages.
+//! The Clawdentity proxy: a Cloudflare Worker that decides which agents get in and carries their messages.
 //!
-//! This file holds the entry points and nothing else. What a request goes
-//! through is in `core::pipeline`; what each room is for is in ARCHITECTURE.md.
-//! `config`, `error` and `log` know nothing of Workers and are
-//! usable natively.
+//! This file holds the entry points only. What a request goes through is in `core::pipeline`, and ARCHITECTURE.md says what
+//! each module is for. `config`, `error` and `log` know nothing of Workers and can be used natively.
 
 use clawdentity_core as core;
 use clawdentity_protocol as protocol;
@@ -38,6 +35,17 @@ mod trust;
 mod entry {
     use wasm_bindgen::prelude::wasm_bindgen;
     use worker::{Context, Env, Request, Response, ScheduleContext, ScheduledEvent, event, worker_sys};
+
+    /// Runs once in each instance of the module. `worker` sets a hook as well, which has the instance replaced. Each of
+    /// the two calls the hook that it finds, so both run, whichever is set first.
+    #[event(start)]
+    fn start() {
+        let hook_before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            console_error_panic_hook::hook(info);
+            hook_before(info);
+        }));
+    }
 
     #[event(fetch)]
     async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {

@@ -245,6 +245,17 @@ export default {
       await worker.scheduled({ cron: "*/15 * * * *", scheduledTime: Date.now() }, withWatchedDatabase(env), ctx);
       return new Response(null, { status: 204 });
     }
+    if (url.pathname === "/__test/panic") {
+      // Rust unwraps what the event of a scheduled run says: an event that throws makes it panic.
+      const event = {
+        get cron() {
+          throw new Error("told to panic");
+        },
+      };
+      await worker.scheduled(event, env, ctx).catch(() => {}); // the panic is its answer
+      return new Response(null, { status: 204 });
+    }
+    if (url.pathname === "/__test/instance") return Response.json(globalThis.__worker_init_state.instanceId);
     if (url.pathname === "/__test/die") {
       const { binding, name, at } = Object.fromEntries(url.searchParams);
       dying = { id: env[binding].idFromName(name).toString(), stepsLeft: Number(at) };
