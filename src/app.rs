@@ -20,7 +20,6 @@ thread_local! {
 
 /// Names of the bindings (docs/wire.md §9).
 pub mod binding {
-    /// D1.
     pub const DB: &str = "DB";
     /// `AgentRelaySession` objects.
     pub const AGENT_RELAY_SESSION: &str = "AGENT_RELAY_SESSION";
@@ -41,7 +40,6 @@ pub struct App {
     pub env: Env,
     /// The settings, checked.
     pub config: Rc<Config>,
-    /// The log.
     pub log: Log,
     ctx: Option<Rc<Context>>,
 }

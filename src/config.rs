@@ -24,7 +24,6 @@ pub enum Environment {
     Development,
     /// The last step before production.
     Staging,
-    /// Production.
     Production,
 }
 
@@ -109,7 +108,6 @@ pub struct RegistrySettings {
 pub struct CircuitFigures {
     /// Failures within the window that open it.
     pub failures: u32,
-    /// The window.
     pub window_ms: u64,
     /// Pause before the probe.
     pub open_ms: u64,
@@ -122,11 +120,9 @@ pub struct CircuitFigures {
 pub enum CrlStaleBehavior {
     /// Go on under the overlay, with a warning.
     FailOpen,
-    /// 503.
     FailClosed,
 }
 
-/// The polled CRL.
 #[derive(Clone, Copy, Debug)]
 pub struct CrlSettings {
     /// Fresh for.
@@ -154,12 +150,10 @@ pub struct TrustSettings {
     pub state_timeout_ms: u64,
 }
 
-/// Rate limits.
 #[derive(Clone, Copy, Debug)]
 pub struct RateSettings {
     /// Admissions of one agent within the window.
     pub agent_requests: u32,
-    /// The window.
     pub agent_window_ms: u64,
     /// Requests per minute, path and client address.
     pub public_per_minute: u32,
@@ -194,7 +188,6 @@ pub struct RelaySettings {
     pub silent_close_ms: u64,
 }
 
-/// All settings, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which deployment this is.
@@ -203,15 +196,11 @@ pub struct Config {
     pub version: String,
     /// Where the version came from: the variable's name, or `crate`.
     pub version_source: &'static str,
-    /// The registry.
     pub registry: RegistrySettings,
-    /// The CRL.
     pub crl: CrlSettings,
     /// The trust store.
     pub trust: TrustSettings,
-    /// Rate limits.
     pub rate: RateSettings,
-    /// The relay.
     pub relay: RelaySettings,
     /// A caller is warned of a skew over this, seconds.
     pub clock_skew_warn_s: u64,
@@ -228,7 +217,6 @@ pub struct Config {
 /// One fault of one variable. Says nothing secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The variable.
     pub variable: &'static str,
     /// What is wrong, and what is allowed.
     pub message: String,

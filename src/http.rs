@@ -66,7 +66,6 @@ impl Target {
 pub struct Head {
     /// The request line.
     pub target: Target,
-    /// The headers.
     pub headers: Headers,
     /// The caller's where it is well-formed, else a new one.
     pub request_id: RequestId,
@@ -164,7 +163,6 @@ fn body_too_large(limit: usize) -> ApiError {
 pub struct Incoming {
     /// The request line.
     pub target: Target,
-    /// The headers.
     pub headers: Headers,
     /// The raw body; empty where there is none.
     pub body: Vec<u8>,

@@ -14,7 +14,6 @@ pub const SERVICE: &str = "clawdentity-proxy";
 /// How much an operator should care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// What happened.
     Info,
     /// Something degraded; the service goes on.
     Warn,

@@ -40,7 +40,6 @@ pub struct Call<'a> {
 pub enum Reply {
     /// 2xx, 401, 404, or 304 where the call had a tag.
     Answer {
-        /// The status.
         status: u16,
         /// The whole body; empty where none was asked for.
         body: Vec<u8>,
@@ -50,13 +49,8 @@ pub enum Reply {
     /// An answer whose body is over the limit; it was not read to its end.
     TooLarge,
     /// Another 4xx: unavailability for this caller, not counted.
-    Refused {
-        /// The status.
-        status: u16,
-    },
-    /// No answer.
+    Refused { status: u16 },
     Failed {
-        /// Why.
         kind: FailureKind,
         /// As the registry asked for, milliseconds.
         retry_after_ms: Option<u64>,

@@ -31,9 +31,7 @@ thread_local! {
 
 /// What an isolate knows of the registry.
 pub struct Desks {
-    /// Signing keys.
     pub keys: KeysDesk<Rc<KeySet>>,
-    /// The polled CRL.
     pub crl: CrlDesk<Rc<Crl>>,
     /// The `ETag` of the list held, where the registry gave one.
     pub crl_tag: Option<String>,

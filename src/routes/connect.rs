@@ -25,7 +25,6 @@ use crate::relay::protocol::{ConnectCall, ConnectRefusal};
 /// `Retry-After` of the 503s, seconds.
 const RETRY_AFTER_S: u64 = 1;
 
-/// See the module.
 pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
     if !incoming
         .header("upgrade")

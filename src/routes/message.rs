@@ -46,7 +46,6 @@ struct Accepted {
     connected_sockets: u32,
 }
 
-/// See the module.
 pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
     check_media_type(&incoming)?;
     let payload = parse_payload(&incoming)?;

@@ -47,7 +47,6 @@ struct FoundReceipt<'a> {
     status_updated_at: String,
 }
 
-/// See the module.
 pub async fn post(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
     let receipt = Receipt::parse_post(&incoming.body, app.now_ms()).map_err(|reason| {
         let details = json!({ "reason": reason });
@@ -87,7 +86,6 @@ pub async fn post(app: &App, caller: Caller, incoming: Incoming) -> Result<Respo
     json_response(202, &json!({ "accepted": true }))
 }
 
-/// See the module.
 pub async fn get(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
     let sender = caller.agent();
     let request_id: MessageId = query(&incoming, "requestId", |text| MessageId::parse(text).ok())?;

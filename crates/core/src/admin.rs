@@ -42,7 +42,6 @@ pub struct LiftBody {
     /// Also one that came from the registry.
     #[serde(default)]
     pub force: bool,
-    /// Why.
     #[serde(default)]
     pub reason: Option<String>,
 }

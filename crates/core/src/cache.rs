@@ -51,18 +51,13 @@ pub enum Refresh {
 /// What there is, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look<V> {
-    /// Serve it.
     Fresh {
-        /// The answer.
         value: V,
-        /// Its age.
         age_ms: u64,
     },
     /// Serve it, and refresh it where that is yours.
     Stale {
-        /// The answer.
         value: V,
-        /// Its age.
         age_ms: u64,
         /// Whose the refresh is.
         refresh: Refresh,
@@ -161,7 +156,6 @@ impl<V: Clone> Slot<V> {
         true
     }
 
-    /// Forgets everything.
     pub fn end(&mut self) {
         *self = Self::default();
     }
@@ -216,12 +210,10 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             .put(value, as_of_ms, ages)
     }
 
-    /// Forgets the answer.
     pub fn end(&mut self, key: &K) {
         self.slots.pop(key);
     }
 
-    /// Forgets all answers.
     pub fn clear(&mut self) {
         self.slots.clear();
     }

@@ -52,9 +52,7 @@ pub enum FailureKind {
     Timeout,
     /// No connection, or one that broke.
     Connection,
-    /// 5xx.
     ServerError,
-    /// 429.
     TooMany,
     /// A redirect or another status that no answer has.
     Status,
@@ -135,7 +133,6 @@ pub struct Transition {
     pub from: Phase,
     /// To which state.
     pub to: Phase,
-    /// Why.
     pub reason: Reason,
     /// Failures within the window and of probes, since it was last closed.
     pub failures: u32,
@@ -168,7 +165,6 @@ pub enum Outcome {
     Success,
     /// Timeout, connection, 5xx, 429, a body that does not verify.
     Failure {
-        /// Which of these.
         kind: FailureKind,
         /// The dependency's own `Retry-After`.
         retry_after_ms: Option<u64>,
@@ -192,7 +188,6 @@ enum State {
     },
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct Circuit {
     settings: CircuitSettings,
@@ -205,7 +200,6 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    /// A closed one.
     pub fn new(settings: CircuitSettings) -> Self {
         Self {
             settings,

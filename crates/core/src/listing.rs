@@ -12,7 +12,6 @@ use clawdentity_protocol::crl::CrlEntry;
 use clawdentity_protocol::did::{AgentDid, Authority};
 use clawdentity_protocol::ids::Ulid;
 
-/// One entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Compact {
     jti: Ulid,
@@ -24,7 +23,6 @@ struct Compact {
 /// One entry as the ledger takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListedToken {
-    /// The token.
     pub jti: Ulid,
     /// Whose it is.
     pub agent_did: AgentDid,
@@ -34,7 +32,6 @@ pub struct ListedToken {
     pub revoked_at_ms: u64,
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Every entry of a list has its issuer's.

@@ -88,10 +88,8 @@ pub enum BodyLimit {
 /// Limit of every body but a hook's.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;
 
-/// One row.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteSpec {
-    /// The handler.
     pub route: Route,
     /// Upper case.
     pub method: &'static str,
@@ -195,11 +193,9 @@ pub const ROUTES: &[RouteSpec] = &[
 /// What a method and a path come to.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// This row.
     Row(&'static RouteSpec),
     /// 405, with the methods of `Allow`.
     WrongMethod(String),
-    /// 404.
     Nothing,
 }
 

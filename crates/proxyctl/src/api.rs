@@ -83,7 +83,6 @@ pub(super) struct Report {
     pub(super) told: u64,
 }
 
-/// The proxy.
 pub(super) struct Api<'a> {
     client: Client,
     token: &'a str,

@@ -17,7 +17,6 @@ use crate::http::{Incoming, json_response};
 use crate::protocol::code;
 use crate::revocation::{Lifted, lift};
 
-/// See the module.
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let path = incoming.target.path();
     let seq = path.rsplit('/').nth(1).and_then(number);

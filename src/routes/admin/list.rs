@@ -11,7 +11,6 @@ use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
 use crate::trust::ledger::feed;
 
-/// See the module.
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let (since, limit) = page_query(incoming.target.url.query_pairs()).map_err(bad_input)?;
     let page = feed::page(app, since, limit).await;

@@ -11,7 +11,6 @@ use crate::error::ApiError;
 use crate::http::json_response;
 use crate::revocation::reconcile::reconcile;
 
-/// See the module.
 pub async fn handle(app: &App) -> Result<Response, ApiError> {
     let report = reconcile(app).await.map_err(|error| unavailable(app, &error))?;
     json_response(200, &report)

@@ -17,7 +17,6 @@ use crate::protocol::revocation::{self, Source, Subject};
 use crate::revocation::{Order, apply};
 use crate::trust::ledger::feed;
 
-/// See the module.
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let issuer = &app.config.registry.expected_issuer;
     let authority = issuer.authority().map_err(|_| http::internal())?;

@@ -41,7 +41,6 @@ struct Status<'a> {
     agent: Option<AgentStatus>,
 }
 
-/// One agent.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AgentStatus {
@@ -61,7 +60,6 @@ struct Skew {
     at: String,
 }
 
-/// See the module.
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let issuer = &app.config.registry.expected_issuer;
     let authority = issuer.authority().map_err(|_| http::internal())?;

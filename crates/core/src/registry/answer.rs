@@ -17,7 +17,6 @@ pub use crate::circuit::FailureKind;
 pub enum Class {
     /// The registry answered; whether the body holds is still to be seen.
     Answer,
-    /// Counted.
     Failure(FailureKind),
     /// Another 4xx: not counted, no answer.
     Refused,

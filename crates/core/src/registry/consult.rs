@@ -13,9 +13,7 @@ use crate::provenance::{Provenance, Source};
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision<V> {
-    /// Serve this.
     Serve {
-        /// The answer.
         value: V,
         /// `Fresh` or `Stale`, and its age.
         provenance: Provenance,

@@ -82,7 +82,6 @@ pub enum Missing {
 pub enum Answer<V> {
     /// A list that verified.
     List {
-        /// The list.
         list: V,
         /// Its `iat`, Unix seconds.
         iat_s: u64,
@@ -145,7 +144,6 @@ struct Listed<V> {
     iat_s: u64,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct CrlDesk<V> {
     settings: CrlSettings,

@@ -43,7 +43,6 @@ pub struct KeysSettings {
 pub enum KeysDecision<V> {
     /// Serve these.
     Serve {
-        /// The keys.
         value: V,
         /// On what this rests.
         provenance: Provenance,
@@ -87,7 +86,6 @@ enum KidRefresh {
 /// What to do about the copy in D1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KidCopy {
-    /// Read it.
     Read,
     /// Another request does: look again in `LOOK_AGAIN_MS`.
     BeingRead,
@@ -95,7 +93,6 @@ pub enum KidCopy {
     JustRead,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct KeysDesk<V> {
     settings: KeysSettings,
