@@ -20,6 +20,7 @@ use super::protocol::{PushReceipt, PushReceiptsCall, ReceiptCall, RelayCall, Rel
 use super::receipt_tables::OutboxRow;
 use super::rows::{First, KeptDelivery, NewDelivery};
 use super::session::{Awake, Failure, Moment, Session};
+use crate::core::backoff::doubled;
 use crate::core::relay_queue::outcome;
 use crate::protocol::did::AgentDid;
 use crate::protocol::receipt::ReceiptStatus;
@@ -258,7 +259,7 @@ impl Awake {
             .map(|row| row.seq)
             .collect();
         let attempts = rows.iter().map(|row| row.attempts).max().unwrap_or(0);
-        let pause_ms = RETRY_MS.saturating_mul(1 << attempts.min(6)).min(MAX_RETRY_MS);
+        let pause_ms = doubled(RETRY_MS, MAX_RETRY_MS, attempts.saturating_add(1));
         self.tables
             .postpone_in_outbox(&left, moment.now_ms.saturating_add(pause_ms))
     }

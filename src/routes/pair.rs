@@ -8,9 +8,8 @@ mod start;
 mod status;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
-use serde_json::value::RawValue;
 
 pub use self::confirm::handle as confirm;
 pub use self::remove::handle as remove;
@@ -22,6 +21,7 @@ use crate::error::ApiError;
 use crate::http::{self, Incoming};
 use crate::protocol::code;
 use crate::protocol::issuer::Origin;
+use crate::protocol::text::{Object, present};
 use crate::protocol::ticket::{Ticket, TicketError};
 use crate::trust::DbError;
 use crate::trust::tickets::{self, StoredTicket};
@@ -46,26 +46,6 @@ fn parse_body<T: DeserializeOwned>(incoming: &Incoming, expected: &'static str) 
         return Err(invalid("callbackUrl is no longer supported: leave it out."));
     }
     serde_json::from_slice(&incoming.body).map_err(|_| invalid(expected))
-}
-
-/// A `T` that is written as a JSON object. Left alone, serde takes an array of a struct's fields for the struct.
-struct Object<T>(T);
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
-        if !raw.get().starts_with('{') {
-            return Err(D::Error::custom("not an object"));
-        }
-        serde_json::from_str(raw.get())
-            .map(Self)
-            .map_err(D::Error::custom)
-    }
-}
-
-/// An optional field that is there: `null` is not the same as leaving it out.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 /// The ticket as it is kept, proven to be the one presented: 404 where it is not known, 400 where it is not its own.

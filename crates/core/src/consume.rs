@@ -3,17 +3,17 @@
 //! The consumers apply, retry and acknowledge. What they have to decide is decided here.
 
 use super::admission::{TokenRevocation, token_expiry_ms};
+use super::backoff::doubled;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::event::AuthRevoked;
 
 /// First and longest pause between the tries of one message, seconds (docs/design.md §3).
-const FIRST_RETRY_S: u32 = 1;
-const LONGEST_RETRY_S: u32 = 60;
+const FIRST_RETRY_S: u64 = 1;
+const LONGEST_RETRY_S: u64 = 60;
 
 /// The pause after the n-th try, counted from 1: 1 s, doubling to 60 s.
 pub fn retry_delay_s(attempts: u32) -> u32 {
-    let doublings = attempts.saturating_sub(1).min(16);
-    FIRST_RETRY_S.saturating_mul(1 << doublings).min(LONGEST_RETRY_S)
+    doubled(FIRST_RETRY_S, LONGEST_RETRY_S, attempts) as u32
 }
 
 /// What a revocation event asks for.

@@ -7,6 +7,7 @@
 pub mod address_limit;
 pub mod admin;
 pub mod admission;
+pub mod backoff;
 pub mod budget;
 pub mod cache;
 pub mod circuit;

@@ -22,6 +22,8 @@ use std::rc::Rc;
 
 use clawdentity_protocol::did::AgentDid;
 
+use crate::backoff::doubled;
+
 pub mod calls;
 pub mod identity;
 pub mod outcome;
@@ -468,11 +470,7 @@ impl RelayQueue {
     /// The pause after the `attempts`-th send failed: 1 s doubling to 30 s, with jitter (docs/wire.md §6).
     fn pause_ms(&self, attempts: u32, random: f64) -> u64 {
         let settings = &self.settings;
-        let factor = 1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);
-        let base_ms = settings
-            .retry_initial_ms
-            .saturating_mul(factor)
-            .min(settings.retry_max_ms);
+        let base_ms = doubled(settings.retry_initial_ms, settings.retry_max_ms, attempts);
         let jitter = 1.0 + settings.retry_jitter_ratio * (2.0 * random - 1.0);
         (base_ms as f64 * jitter).max(0.0) as u64
     }

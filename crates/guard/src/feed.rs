@@ -21,6 +21,7 @@
 use std::collections::BTreeMap;
 
 use super::cache::{Freshness, RevocationSet};
+use clawdentity_core::backoff::doubled;
 use clawdentity_protocol::revocation::{Item, Page, Subject};
 
 /// How many items that were pushed ahead are held until the reader has caught up; what is over is read, not held.
@@ -362,12 +363,11 @@ impl Feed {
 
     /// The pause after so many failures in a row.
     fn pause_ms(&mut self, failures: u32) -> u64 {
-        let doublings = failures.saturating_sub(1).min(16);
-        let whole = self
-            .settings
-            .retry_first_ms
-            .saturating_mul(1 << doublings)
-            .min(self.settings.retry_most_ms);
+        let whole = doubled(
+            self.settings.retry_first_ms,
+            self.settings.retry_most_ms,
+            failures,
+        );
         if self.settings.seed == 0 {
             return whole;
         }

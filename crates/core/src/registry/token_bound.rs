@@ -22,6 +22,8 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
+use crate::backoff::doubled;
+
 /// The minute of "at most 5 a minute".
 pub const WINDOW_MS: u64 = 60_000;
 
@@ -168,8 +170,7 @@ impl Agent {
     }
 
     fn pause_ms(&self, first_ms: u64, max_ms: u64) -> u64 {
-        let doublings = self.refused_in_a_row.saturating_sub(1).min(16);
-        first_ms.saturating_mul(1 << doublings).min(max_ms)
+        doubled(first_ms, max_ms, self.refused_in_a_row)
     }
 }
 
