@@ -1,10 +1,9 @@
 //! Requests and responses as the routes see them.
 //!
-//! `Head` is a request whose body nobody has looked at; `Unread` is that body, which
-//! the gate reads once the headers are proven (docs/design.md §2, step 3); the two make an
-//! `Incoming`, so nothing after this file can meet a body that is too large. `path_and_query` is the text the
-//! client signed, taken from the request's URL as the runtime gives it, never
-//! put together again (docs/wire.md §3).
+//! `Head` is a request whose body nobody has looked at. `Unread` is that body, which the gate reads once the headers
+//! are proven (docs/design.md §2, step 3). The two together make an `Incoming`, so nothing after this file can meet a
+//! body that is too large. `path_and_query` is the text that the client signed. It is taken from the request's URL as
+//! the runtime gives it, and never put together again (docs/wire.md §3).
 
 use futures_util::StreamExt;
 use serde::Serialize;

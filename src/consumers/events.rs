@@ -1,7 +1,7 @@
 //! The registry's events: revocations, refreshed sessions, pairs and groups (docs/wire.md §7).
 //!
-//! A revocation is applied by `revocation::apply`, as everyone else's are, and acknowledged after that; a failure in
-//! between gives the message back. No step waits for a connector.
+//! A revocation is applied by `revocation::apply`, like every other, and acknowledged after that. If something fails
+//! in between, the message is given back. No step waits for a connector.
 
 use serde_json::json;
 use serde_json::value::RawValue;

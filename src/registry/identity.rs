@@ -1,7 +1,8 @@
-//! Ownership and group membership: the registry's internal routes (docs/wire.md §4), decided by `core::registry::identity`.
+//! Ownership and group membership: the registry's internal routes (docs/wire.md §4), decided by
+//! `core::registry::identity`.
 //!
-//! 401 and 403 mean that *our* credentials are wrong: an error line, and nobody's
-//! caller is refused for it. The circuit hears what docs/design.md §4 says of them.
+//! 401 and 403 mean that *our* credentials are wrong. That is logged as an error, and no caller is refused for it.
+//! The circuit is told what docs/design.md §4 says about these answers.
 
 use futures_channel::oneshot;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Signing keys: `GET /.well-known/claw-keys.json` (docs/wire.md §4), decided by `core::registry::keys`.
+//! Signing keys: `GET /.well-known/claw-keys.json` (docs/wire.md §4.1), decided by `core::registry::keys`.
 
 use std::rc::Rc;
 

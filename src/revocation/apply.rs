@@ -1,10 +1,10 @@
-//! Takes something from an agent: one function for the queue, the CRL and an operator.
+//! Revokes something: one function for the queue, the CRL and an operator (docs/design.md §3.2).
 //!
-//! The order is docs/design.md §3's: overlay, which is the kill; sockets closed; ledger. No step waits for a connector, and
-//! every step may be repeated, so a failure in between is a retry.
+//! The overlay comes first, which is the kill; then the sockets are closed and the ledger is written. No step waits
+//! for a connector, and every step may be repeated, so a failure in between is a retry.
 //!
-//! The ledger has the last word. What an operator lifted, a repeated event must not take away again: where any of what
-//! was written had been lifted before, the overlay is made to say what the ledger says (`settle`).
+//! The ledger has the last word. A repeated event must not revoke again what an operator has lifted. So if anything
+//! that was written had been lifted before, the overlay is made to say what the ledger says (`settle`).
 
 use futures_util::StreamExt as _;
 use futures_util::stream;

@@ -1,11 +1,11 @@
-//! `RevocationFeed`: the Durable Object in which everyone who listens to the stream is told (docs/wire.md §10).
+//! `RevocationFeed`: the Durable Object that tells everyone who listens to the stream (docs/wire.md §10.2).
 //!
-//! There is one. It keeps nothing: each listener has the number up to which it has everything, and is sent what the
-//! ledger has after that, now and whenever the object is poked; so an eviction, a deploy or a restart costs a listener a
-//! reconnection with `Last-Event-ID`, and nothing else. A poke that is lost costs 15 s: so often each listener's stream
-//! looks by itself, and says that it lives where there was nothing.
+//! There is one, and it keeps nothing. Each listener has the number up to which it has everything, and is sent what
+//! comes after it in the ledger, now and whenever the object is poked. An eviction, a deployment or a restart
+//! therefore costs a listener a reconnection with `Last-Event-ID` and nothing else. A poke that is lost costs 15 s,
+//! because that is how often each listener's stream looks by itself.
 //!
-//! A stream that an agent opened ends when that agent or its token is revoked, or the token expires.
+//! A stream that an agent opened ends when that agent or its token is revoked, or when the token expires.
 
 use std::cell::RefCell;
 use std::pin::pin;

@@ -1,12 +1,15 @@
-//! Gives back what was taken.
+//! Lifts a revocation.
 //!
-//! First the ledger, then the overlay: and the overlay is not told "lifted", it is made to say what the ledger says,
-//! until a second look finds the ledger unchanged (`settle`). So a lift and a revocation that meet leave both the same.
+//! The ledger comes first, then the overlay. The overlay is not told "lifted"; it is made to say what the ledger
+//! says, and the ledger is read again until it has not changed in between (`settle`). So when a lift and a revocation
+//! meet, both leave the same state behind.
 //!
-//! With an agent's row go the rows of tokens that were revoked with it: by the same event, or listed in the CRL because
-//! the agent was (`agent_revoked`); what the CRL lists so and the ledger lacks is recorded first. Else the agent would
-//! stay refused for a reason that the operator has just lifted. A token that was revoked for itself stays revoked.
-//! Isolates remember a refusal for 30 s, so the lift holds everywhere after that.
+//! Lifting the revocation of an agent also lifts those of its tokens that were revoked together with it: by the same
+//! event, or listed in the CRL because the agent was revoked (`agent_revoked`). What the CRL lists for that reason
+//! and the ledger lacks is recorded first. Otherwise the agent would still be refused for a reason that the operator
+//! has just lifted. A token that was revoked for itself stays revoked.
+//!
+//! Isolates remember a refusal for 30 s, so a lift holds everywhere after that time.
 
 use serde_json::json;
 

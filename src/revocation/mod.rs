@@ -1,8 +1,8 @@
-//! The kill switch on Workers: what every source of a revocation has in common.
+//! The kill switch on Workers: what all sources of a revocation have in common.
 //!
-//! `apply` takes something from an agent, whoever says so; `lift` gives it back; `reconcile` brings what the queue lost
-//! from the registry's CRL. In each the ledger is the record, the agent's objects are made to say the same, and whoever
-//! listens to the feed is told (`feed`).
+//! `apply` revokes something, whoever asks for it. `lift` takes a revocation back. `reconcile` reads the registry's
+//! CRL for what the queue has lost. In all three the ledger is the record, the agent's objects are made to agree with
+//! it, and listeners of the feed are told.
 
 mod apply;
 pub mod feed;

@@ -1,15 +1,18 @@
-//! Brings from the registry's CRL what the queue lost (docs/design.md §3): every 15 min, and when an operator asks.
+//! Brings from the registry's CRL what the queue has lost (docs/design.md §3.6): on a schedule, and when an operator
+//! asks.
 //!
-//! What the list names and the ledger has never heard of is, in batches: taken from its agent's objects (overlay,
-//! sockets), recorded, and looked for once more, as a token may have been admitted for the first time just then. Only
-//! tokens that were ever admitted here have an object to tell; any other asks the ledger when it is first shown. So a
-//! long list costs rows, not calls.
+//! What the list names and the ledger does not have is handled in batches. Its agents' objects are told (overlay and
+//! sockets), it is recorded, and it is looked for once more, because a token may have been admitted for the first
+//! time just then. Only tokens that were ever admitted here have an object to tell. Any other token is looked up in
+//! the ledger when it is first shown. So a long list costs rows and not calls.
 //!
-//! A batch is written down as pending before it is begun, and the cursor moves when it is done: an interrupted run loses
-//! nothing, and the next goes on where it ended. A run that begins takes over from one that is underway: it does what was
-//! pending there once more, and the other, which keeps nothing from then on, ends at its next batch. So two that meet
-//! leave what one would. A run does at most so much (`MAX_BATCHES`, `MAX_TOLD`) as one invocation may ask of D1 and of
-//! objects; what is left is the next run's.
+//! - **Interruptions.** A batch is written down as pending before it begins, and the cursor moves when it is done. So
+//!   an interrupted run loses nothing, and the next one goes on where it ended.
+//! - **Two runs at once.** A run that begins takes over from one that is under way. It repeats what was pending
+//!   there, and the other run, which from then on keeps nothing, ends at its next batch. So two that meet leave what
+//!   one would have left.
+//! - **Limits.** A run does no more than one invocation may ask of D1 and of objects (`MAX_BATCHES`, `MAX_TOLD`). The
+//!   next run does the rest.
 
 use futures_util::StreamExt as _;
 use futures_util::stream;

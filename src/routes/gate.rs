@@ -1,9 +1,8 @@
-//! The gate: the pipeline's outside, made of the registry client, the trust object and D1.
+//! The gate: the outside of the pipeline, made of the registry client, the trust object and D1.
 //!
-//! It hands `core::pipeline` what it asks for and writes the lines operators read:
-//! `proxy.auth.verified` with everything the decision rested on, `proxy.auth.refused`
-//! with the code, `proxy.auth.clock_skew` where a clock is about to fail. It reads the
-//! body between the two halves of step 3. It decides nothing.
+//! It hands `core::pipeline` what the pipeline asks for, reads the body between the two halves of step 3, and writes
+//! the log lines: `proxy.auth.verified` with everything that the decision rested on, `proxy.auth.refused` with the
+//! code, and `proxy.auth.clock_skew` when a caller's clock is about to fail. It decides nothing.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;

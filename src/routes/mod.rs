@@ -1,10 +1,9 @@
-//! From a request to its answer.
+//! From a request to its answer (docs/design.md §2).
 //!
-//! `serve` is the whole way of docs/design.md §2: request id, route, declared body size,
-//! per-address limit, then the gate (`gate.rs`, steps 2-7) where the route's row
-//! asks for it, which reads the body, then the handler. Every answer leaves through it, with its
-//! `x-request-id` and one `request.completed` line; every refusal is written by
-//! `error_response`. One file a route.
+//! `serve` takes the whole way: request id, route, declared size of the body and per-address limit; then the gate
+//! (`gate.rs`, steps 2 to 7) where the route's row asks for it, which also reads the body; then the handler. Every
+//! answer leaves through it, with its `x-request-id` and one `request.completed` line. Every refusal is written by
+//! `error_response`. There is one file for each route.
 
 mod admin;
 mod connect;

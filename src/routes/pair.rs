@@ -1,5 +1,8 @@
-//! Pairing: `/pair/start`, `/pair/confirm`, `/pair/status` (docs/wire.md §5) and `/pair/remove` (§10). One file a route;
-//! here is what they share: reading a body, finding a ticket, and telling both agents' objects what changed.
+//! Pairing: `/pair/start`, `/pair/confirm`, `/pair/status` (docs/wire.md §5.5) and `/pair/remove` (docs/wire.md
+//! §10.1).
+//!
+//! There is one file for each route. What they share is here: reading a body, finding a ticket, and telling both
+//! agents' objects what has changed.
 
 mod announce;
 mod confirm;

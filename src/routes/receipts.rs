@@ -1,12 +1,14 @@
-//! `/v1/relay/delivery-receipts`: what became of a message (docs/wire.md §5).
+//! `/v1/relay/delivery-receipts`: what became of a message (docs/wire.md §5.6).
 //!
-//! `POST`, by the recipient: 400 `PROXY_RELAY_RECEIPT_INVALID_INPUT`; 403 `PROXY_RELAY_RECEIPT_FORBIDDEN` where the
-//! caller is not the recipient it names; 403 `PROXY_AUTH_FORBIDDEN`; 503 `PROXY_RELAY_RECEIPT_QUEUE_UNAVAILABLE`, 502
-//! `PROXY_RELAY_RECEIPT_QUEUE_FAILED`; 202. What it says goes through the receipts queue.
-//! `GET`, by the sender: 400 `PROXY_RELAY_RECEIPT_INVALID_QUERY`; 200, 404; 403 `PROXY_AUTH_FORBIDDEN`.
+//! `POST`, by the recipient: 400 `PROXY_RELAY_RECEIPT_INVALID_INPUT`; 403 `PROXY_RELAY_RECEIPT_FORBIDDEN` if the
+//! caller is not the recipient that it names; 403 `PROXY_AUTH_FORBIDDEN`; 503
+//! `PROXY_RELAY_RECEIPT_QUEUE_UNAVAILABLE`, 502 `PROXY_RELAY_RECEIPT_QUEUE_FAILED`; 202. The receipt goes through the
+//! receipts queue.
 //!
-//! Both are for two agents of whom this proxy relayed that very message from the one to the other, or that are paired:
-//! the recipient's session knows the first, so a message of a group needs no pair.
+//! `GET`, by the sender: 400 `PROXY_RELAY_RECEIPT_INVALID_QUERY`; 403 `PROXY_AUTH_FORBIDDEN`; 404; 200.
+//!
+//! Both are open to two agents if this proxy relayed that very message from one to the other, or if they are a pair.
+//! The recipient's session knows the first, so a message of a group needs no pair.
 
 use serde::Serialize;
 use serde_json::json;

@@ -1,8 +1,8 @@
-//! Calls an agent's `ProxyTrustState`.
+//! Calls an agent's `ProxyTrustState`. Everyone who needs a trust object calls it through here.
 //!
-//! A call takes `TRUST_STATE_TIMEOUT_MS` at most, retries included (`objects`): the same body again, so that an admission
-//! keeps its attempt id. Without an answer the caller is refused with 503: replay protection is not optional (docs/design.md
-//! §4). Everyone who needs a trust object calls it through here.
+//! A call takes `TRUST_STATE_TIMEOUT_MS` at most, including its retries (`objects`). A retry has the same body, so an
+//! admission keeps its attempt id. Without an answer the caller is refused with 503, because protection against
+//! replay is not optional (docs/design.md §4).
 
 use std::cell::RefCell;
 

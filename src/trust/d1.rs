@@ -1,7 +1,7 @@
-//! D1 with a time limit: every statement of this crate goes through here.
+//! D1 with a time limit. Every statement of this crate goes through here.
 //!
-//! A database that does not answer in time counts as one that failed. What it was asked may still happen: callers that
-//! write look again before they believe otherwise.
+//! A database that does not answer in time counts as one that failed. What it was asked to do may still happen, so
+//! callers that write look again before they conclude anything.
 
 use serde::Deserialize;
 use wasm_bindgen::JsValue;

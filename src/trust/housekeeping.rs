@@ -1,8 +1,8 @@
-//! The scheduled sweep of D1: rows whose time is over, in bounded batches.
+//! The scheduled sweep of D1: it deletes rows that have expired, in bounded batches.
 //!
-//! Tokens' revocations, their lifts and the tokens' owners go a day after they expired; revocations of agents stay, and
-//! so does the ledger's last row, whose number the feed's readers know as the latest. What one run leaves the next
-//! takes; nothing waits for it. Tickets are swept where they are made (`tickets`).
+//! Revocations of tokens, their lifts and the tokens' owners are deleted a day after they expired. Revocations of
+//! agents stay. So does the ledger's last row, because readers of the feed know its number as the latest. What one
+//! run leaves, the next one takes, and nothing waits for it. Tickets are swept where they are made (`tickets`).
 
 use serde_json::json;
 

@@ -1,21 +1,20 @@
-//! The ledger: the numbered record of every revocation and every lift, in D1, and which agent a token belongs to.
+//! The ledger: the numbered record of every revocation and every lift, in D1, and which agent a token belongs to
+//! (docs/design.md §3.2).
 //!
-//! The overlay kills, the ledger remembers (docs/design.md §3). Every write is idempotent: the same event, however often and
-//! in whatever order, leaves one row for each thing it revokes; of two expiries of a token the later one stays; what an
-//! operator lifted, the same event does not revoke again.
-//!
-//! A row that stands on an operator's word takes on the registry's, whichever came first: it then needs `force` to be
-//! lifted, as docs/wire.md §10 has it of what came from the queue or the CRL.
-//!
-//! The feed's readers follow the numbers, and may drop a token when it expires. So a row that gets a later expiry gets a
-//! new number with it, the highest: it is still one row, and whoever has read it reads it again. A repeated event, and an
-//! expiry that is later than any token can live, change nothing. D1 has one writer at a time, so a row that can be read
-//! is never followed by one with a lower number.
-//!
-//! A revocation that names only a token must not be lost between "nobody has seen this token" and its first admission.
-//! It is not: an object writes the token's row and reads the ledger in one transaction (`first_sight`), and who writes
-//! such a revocation looks for the token's row again after writing (`revocation::apply`). Whichever comes first, one of
-//! the two sees the other.
+//! - **Every write is idempotent.** The same event, however often and in whatever order it comes, leaves one row for
+//!   each thing that it revokes. Of two expiries of a token the later one stays. What an operator lifted, the same
+//!   event does not revoke again.
+//! - **The registry's revocation outweighs the operator's.** If the registry also revokes what an operator revoked,
+//!   the row's source changes from operator to registry, whichever came first. Lifting it then needs `force`
+//!   (docs/wire.md §10.3).
+//! - **A row that gets a later expiry gets a new number.** Readers of the feed follow the numbers, and may drop a
+//!   token when it expires. It is still one row, and whoever has read it reads it again. A repeated event changes
+//!   nothing, and neither does an expiry later than any token can live. D1 has one writer at a time, so a row that
+//!   can be read is never followed by one with a lower number.
+//! - **A revocation that names only a token is not lost** between "nobody has seen this token" and its first
+//!   admission. An object writes the token's row and reads the ledger in one transaction (`first_sight`). Whoever
+//!   writes such a revocation looks for the token's row again afterwards (`revocation::apply`). Whichever comes
+//!   first, one of the two sees the other.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,11 @@
-//! Trust on Workers: the agents' `ProxyTrustState` objects, and what D1 keeps of agents, pairs, tickets and revocations.
+//! Trust on Workers: the agents' `ProxyTrustState` objects, and what D1 keeps of agents, pairs, tickets and
+//! revocations.
 //!
-//! `client` calls an agent's object, `object` is that object, `tables` its SQL. `store` answers who is known and who is
-//! paired, `pairs` and `tickets` change it, `ledger` records revocations. What is decided is decided in
-//! `core::admission` and `core::trust`; here it is asked and written.
+//! - `object` is an agent's object, `tables` is its SQL, and `client` calls it.
+//! - `store` answers who is known and who is paired; `pairs` and `tickets` change that.
+//! - `ledger` records revocations and lifts.
+//!
+//! The decisions are made in `core::admission` and `core::trust`. These files ask and write.
 
 pub mod client;
 mod d1;

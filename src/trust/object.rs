@@ -1,12 +1,13 @@
 //! `ProxyTrustState`: the Durable Object of one agent, named by the agent's ULID.
 //!
-//! A thin shell around `core::admission`: it parses a call, runs one synchronous step of the machine and writes what
-//! it says. No step holds the machine across an `await`, so no other call comes between its reads and its writes; the
-//! platform makes the step's writes durable before it lets the answer out. After a storage error the machine is
-//! dropped and woken again from what is stored.
+//! It is a thin shell around `core::admission`: it parses a call, runs one synchronous step of the state machine, and
+//! writes what the step returns. No step holds the machine across an `await`, so no other call comes between its
+//! reads and its writes, and the platform makes these writes durable before it lets the answer out. After a storage
+//! error the machine is dropped and loaded again from what is stored.
 //!
-//! The one thing waited for is the ledger, at a token's first sight (docs/design.md §3), before the step. A lift that comes
-//! meanwhile makes its word an old one: it is asked again. Expiry is one alarm per bucket, set only when none is pending.
+//! The only thing it waits for is D1, when it sees a token for the first time (docs/design.md §3.1), before the step.
+//! If a lift lands in the meantime, the ledger's answer is out of date, and the ledger is asked again. Expiry is one
+//! alarm for each bucket, set only when none is pending.
 
 use std::cell::{Cell, RefCell};
 

@@ -1,6 +1,6 @@
-//! Ending a pair in D1. Making one is part of confirming a ticket (`tickets`).
+//! Ends a pair in D1. Making a pair is part of confirming a ticket (`tickets`).
 //!
-//! Whoever changes a pair here then tells both agents' objects (`routes::pair`), and only then answers.
+//! Whoever changes a pair here then tells both agents' objects (`routes::pair`), and answers only after that.
 
 use serde::de::IgnoredAny;
 

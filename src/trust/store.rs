@@ -1,7 +1,7 @@
 //! Who is known and who is paired, from D1 through the isolate's memory (`core::trust`, docs/design.md §4).
 //!
-//! Without D1 and without a memory that may be served, the answer is 403 with `trust_store_unavailable`: fail closed,
-//! and say so to the sender.
+//! If D1 does not answer and memory has nothing that may be served, the answer is 403 with `trust_store_unavailable`:
+//! it fails closed and tells the sender so.
 
 use std::cell::RefCell;
 

@@ -1,7 +1,7 @@
 //! The SQL of one agent's object.
 //!
-//! `nonces` has no index but its key, so an admission writes one row. Its key begins with the bucket: forgetting is one
-//! delete over a range. A row of a shape this file does not write is an error, never a guess.
+//! `nonces` has no index but its key, so an admission writes one row. The key begins with the bucket, so forgetting
+//! is one delete over a range.
 
 use std::ops::RangeInclusive;
 

@@ -1,10 +1,11 @@
-//! Pairing tickets in D1, and the one confirmation each can have.
+//! Pairing tickets in D1, and the one confirmation that each can have.
 //!
-//! A confirmation is one transaction: a conditional update that marks the ticket with a random id if nobody has, then
-//! both directions of the pair, written only if that id is the ticket's. Two confirmations at the same moment: one finds
-//! its own id there afterwards, the other does not (docs/wire.md §5, "single-use").
+//! A confirmation is one transaction. A conditional update marks the ticket with a random id if nobody else has. Then
+//! both directions of the pair are written, but only if that id is the ticket's. Of two confirmations at the same
+//! moment, one finds its own id there afterwards and the other does not, so a ticket is used once (docs/wire.md
+//! §5.5).
 //!
-//! Expired rows are deleted a day later, a few at every new ticket: the table cannot outgrow its use.
+//! Expired rows are deleted a day later, a few with every new ticket, so the table cannot outgrow its use.
 
 use serde::Deserialize;
 

@@ -1,16 +1,17 @@
 //! Admission: what one agent's `ProxyTrustState` decides, as a state machine over its tables.
 //!
-//! Promises, and why they hold:
-//! - **A captured request is accepted once, ever.** Its nonce is kept as a row for as long as its timestamp can be
-//!   accepted; the row's bucket follows from the timestamp alone, so the same request always looks where it was
+//! Its promises, and why they hold:
+//!
+//! - **A captured request is accepted once, ever.** Its nonce is a row that is kept for as long as its timestamp can
+//!   be accepted. The row's bucket follows from the timestamp alone, so the same request always looks where it was
 //!   written. What was forgotten stays refused, whatever the clock does later (`nonces`).
 //! - **Nothing is admitted after its revocation was written here**, not even the retry of a call that was admitted
-//!   before: revoked is looked at first.
-//! - **A retried call gets the first call's answer**: the attempt's random id is stored with the nonce.
-//! - **A flood fills nothing**: a refused request writes no row.
+//!   before, because revocation is checked first.
+//! - **A retried call gets the first call's answer**, because the attempt's random id is stored with the nonce.
+//! - **A flood fills nothing**, because a refused request writes no row.
 //!
-//! `Admission::admit` is one synchronous step, so no other call can come between its reading and its writing. Asking
-//! the ledger (D1) is the shell's job, before that step; the wire types of the object's calls are in `calls`.
+//! `Admission::admit` is one synchronous step, so no other call can come between its reads and its writes. Asking D1
+//! is the shell's job, before that step. The types of the object's calls are in `calls`.
 
 pub mod calls;
 pub mod generation;

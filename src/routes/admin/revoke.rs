@@ -1,7 +1,7 @@
-//! `POST /admin/v1/revocations`: an operator revokes (docs/wire.md §10).
+//! `POST /admin/v1/revocations`: the operator revokes (docs/wire.md §10.3).
 //!
-//! 400 `PROXY_ADMIN_INVALID_INPUT`; 503 `PROXY_REVOCATION_UNAVAILABLE`, and the same request completes it; 201 with the
-//! item, or 200 where it stood already. It is applied as an event's is, and applied again where it stood already.
+//! 400 `PROXY_ADMIN_INVALID_INPUT`; 503 `PROXY_REVOCATION_UNAVAILABLE`, and the same request completes it; 201 with
+//! the item, or 200 where it stood already. It is applied like an event, also where it stood already.
 
 use serde_json::json;
 use worker::Response;

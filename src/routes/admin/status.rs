@@ -1,7 +1,8 @@
-//! `GET /admin/v1/status?agentDid=`: how the kill switch stands (docs/wire.md §10), and one agent where it is named.
+//! `GET /admin/v1/status?agentDid=`: the state of the kill switch, and of one agent if it is named (docs/wire.md
+//! §10.3).
 //!
-//! 400 `PROXY_ADMIN_INVALID_INPUT` where the DID cannot be read or is not of our registry; 503 `PROXY_REVOCATION_UNAVAILABLE` where the ledger or
-//! one of the agent's objects does not answer; 200.
+//! 400 `PROXY_ADMIN_INVALID_INPUT` if the DID cannot be read or is not of our registry; 503
+//! `PROXY_REVOCATION_UNAVAILABLE` if the ledger or one of the agent's objects does not answer; 200.
 
 use futures_util::future::join;
 use serde::Serialize;

@@ -1,10 +1,11 @@
-//! Telling both agents' objects that a pair was made or removed.
+//! Tells both agents' objects that a pair was made or removed.
 //!
-//! Writers write D1, then call `announce`, then answer (docs/design.md §3): the next request of either agent comes with a new
-//! generation and reads the new rows, and so does the next frame on an open socket, whose session is told as well.
+//! Writers write D1, then call `announce`, and then answer (docs/design.md §3.1). So the next request of either agent
+//! comes with a new generation and reads the new rows. The same is true of the next frame on an open socket, because
+//! its session is told as well.
 //!
-//! Only for a pair that really changed: voiding the caches of an agent that has nothing to do with the caller would be
-//! a way to hurt it.
+//! This is done only for a pair that really changed. Otherwise anybody could void the caches of an agent that has
+//! nothing to do with them.
 
 use futures_util::future;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! `POST /pair/confirm`: the caller takes a ticket, and the two agents are paired (docs/wire.md §5).
+//! `POST /pair/confirm`: the caller takes a ticket, and the two agents become a pair (docs/wire.md §5.5).
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;

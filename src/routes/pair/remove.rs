@@ -1,4 +1,4 @@
-//! `POST /pair/remove`: either side ends a pair (docs/wire.md §10).
+//! `POST /pair/remove`: either side ends a pair (docs/wire.md §10.1).
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! `POST /pair/start`: a ticket for somebody to pair with the caller (docs/wire.md §5).
+//! `POST /pair/start`: makes a ticket with which another agent can pair with the caller (docs/wire.md §5.5).
 
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};

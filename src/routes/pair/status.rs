@@ -1,4 +1,4 @@
-//! `POST /pair/status`: how a ticket stands, for its participants alone (docs/wire.md §5).
+//! `POST /pair/status`: the state of a ticket, for its participants only (docs/wire.md §5.5).
 
 use serde::{Deserialize, Serialize};
 use worker::Response;

@@ -1,4 +1,4 @@
-//! The ledger as it is read from a number on: by the feed, the stream, the bundle and an operator.
+//! The ledger as it is read after a number: by the feed, the stream, the bundle and an operator.
 
 use serde::{Deserialize, Serialize};
 use worker::D1Result;

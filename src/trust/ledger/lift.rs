@@ -1,4 +1,4 @@
-//! Lifts: a numbered row that says of an earlier one that it no longer counts.
+//! Lifts: numbered rows that say of an earlier row that it no longer counts.
 
 use serde::Deserialize;
 use wasm_bindgen::JsValue;

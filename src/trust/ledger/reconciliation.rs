@@ -1,4 +1,5 @@
-//! What the reconciliation with the CRL asks of the ledger, and where it stands: one row, past every interruption.
+//! What reconciliation with the CRL asks of the ledger, and how far it has come: one row, which survives every
+//! interruption.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,10 @@
-//! The revocation overlay: the hot copy of the ledger, in the object that decides about the agent.
+//! The revocation overlay: the copy of the ledger that decides, in the agent's own object.
 //!
-//! Merging is idempotent and commutes: an agent once revoked stays so, a token's revocation keeps the latest expiry it
-//! was given. Duplicates and any order of events therefore give the same state (docs/wire.md §7). A lift takes back what was
-//! merged; which of a revocation and a lift came last is the ledger's to say, and whoever changes either makes the
-//! overlay say the same (`revocation::settle`). A lifted token is remembered as such: the polled CRL may go on listing
-//! it. Numbering and keeping the record is the ledger's job, not this file's.
+//! Merging is idempotent and commutes: an agent that was revoked stays revoked, and a token's revocation keeps the
+//! latest expiry that it was given. So duplicates and any order of events lead to the same state (docs/wire.md §7). A
+//! lift takes back what was merged. Which of a revocation and a lift came last is for the ledger to say, and whoever
+//! changes either makes the overlay agree with it (`revocation::settle`). A lifted token is remembered as lifted,
+//! because the polled CRL may go on listing it. Numbering and keeping the record is the ledger's job.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! The rate of one agent: at most so many admissions within a sliding window.
 //!
-//! The log holds the times of the admissions in the window, nothing else; refused requests do not count, so an
-//! agent that is over its rate is served again as soon as its oldest admission leaves the window. It is memory only:
-//! after an eviction it is rebuilt from the times that the nonce rows carry.
+//! The log holds the times of the admissions in the window and nothing else. Refused requests do not count, so an
+//! agent that is over its rate is served again as soon as its oldest admission leaves the window. The log is in
+//! memory only; after an eviction it is rebuilt from the times in the nonce rows.
 
 use std::collections::VecDeque;
 
