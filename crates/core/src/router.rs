@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// The tests on the real runtime walk this file (`tests/runtime/kill-routes.test.mjs`), so that a route that is added
+    /// The tests on the real runtime walk this file (`tests/runtime/revoked-callers.test.mjs`), so that a route that is added
     /// without its row there is found. UPDATE_EXPECT=1 writes it.
     #[test]
     fn the_runtime_tests_know_every_route() {
