@@ -99,7 +99,7 @@ pub struct RegistrySettings {
     pub membership_fresh_ms: u64,
     /// Group membership: stale until.
     pub membership_stale_ms: u64,
-    /// Group membership: that an agent is no member is remembered for.
+    /// Group membership: that an agent is not a member is remembered for.
     pub membership_refused_ms: u64,
 }
 

@@ -52,7 +52,7 @@ mod entry {
         Ok(crate::routes::serve(request, env, ctx).await)
     }
 
-    /// By hand, as `event(queue)` hands out no raw message: a body that is no string must not throw.
+    /// By hand, as `event(queue)` hands out no raw message: a body that is not a string must not throw.
     #[wasm_bindgen]
     pub async fn queue(batch: worker_sys::MessageBatch, env: Env, ctx: worker_sys::Context) {
         crate::consumers::serve(batch, env, Context::new(ctx)).await;

@@ -168,7 +168,7 @@ function onlyEventOf({ messages }) {
   try {
     return messages.length === 1 ? JSON.parse(messages[0].body).id : undefined;
   } catch {
-    return undefined; // what is no event has no calls to lose
+    return undefined; // what is not an event has no calls to lose
   }
 }
 

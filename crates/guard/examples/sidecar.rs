@@ -77,7 +77,7 @@ fn answer(mut stream: TcpStream, guard: &Guard, feed: &FeedClient) -> std::io::R
             None => break,
         }
     }
-    // A header that is there twice is no header: which of the two was signed?
+    // A header that is there twice is not a header: which of the two was signed?
     let header = |name: &str| {
         let mut all = headers
             .iter()

@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Three comments of the event stream (docs/wire.md §10) may be lost before it counts as dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
-/// The longest answer that is no page: errors are at most 4 KiB (docs/wire.md §5), a single item as much.
+/// The longest answer that is not a page: errors are at most 4 KiB (docs/wire.md §5), a single item as much.
 pub const MAX_SMALL_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A credential: visible ASCII. Printed nowhere.
@@ -222,7 +222,7 @@ impl Client {
         if is_stream {
             Ok(Ok(Box::new(response.into_body().into_reader())))
         } else {
-            // What is no stream may have no end either: its body is nobody's matter.
+            // What is not a stream may have no end either: its body is nobody's matter.
             Ok(Err(head(&response)))
         }
     }

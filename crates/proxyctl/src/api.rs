@@ -38,7 +38,7 @@ pub enum Failure {
     /// The proxy refused it, or failed.
     #[error("{reason}")]
     Refused {
-        /// Of its answer; `None` where that is no proxy's.
+        /// Of its answer; `None` where that is not a proxy's.
         status: Option<u16>,
         /// For the operator.
         reason: String,

@@ -16,7 +16,7 @@ const UNNUMBERED: &str = "unnumbered";
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PairId(String);
 
-/// The text is no id of a pair.
+/// The text is not an id of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the id of a pair is 1 to 64 characters of base64url")]
 pub struct PairIdError;
@@ -25,7 +25,7 @@ impl PairId {
     /// From its text.
     ///
     /// # Errors
-    /// It is no id.
+    /// It is not an id.
     pub fn parse(text: &str) -> Result<Self, PairIdError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if text.is_empty() || text.len() > MAX_BYTES || !text.bytes().all(allowed) {

@@ -277,7 +277,7 @@ impl<V: Clone> CrlDesk<V> {
     }
 }
 
-/// Whether a 404's body says that nothing has been revoked yet. Any other 404 is no answer to this question.
+/// Whether a 404's body says that nothing has been revoked yet. Any other 404 is not an answer to this question.
 pub fn says_not_found(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Body {

@@ -23,7 +23,7 @@ use clawdentity_protocol::ids::GroupId;
 pub struct IdentitySettings {
     /// Of a membership.
     pub ages: Ages,
-    /// How long it is remembered that an agent is no member.
+    /// How long it is remembered that an agent is not a member.
     pub denied_ms: u64,
     /// Entries of the memory.
     pub max_entries: usize,

@@ -196,7 +196,7 @@ fn a_page_that_was_under_way_while_more_was_pushed() {
     let old = world.answer(1, None);
     world.write((2, "agent", 2));
     world.push(5_001, (2, "agent", 2));
-    // The page says that 1 is the last: that was so when it was asked, and is no cut.
+    // The page says that 1 is the last: that was so when it was asked, and is not a cut.
     let effects = world.feed.got(5_002, old);
     assert_eq!(effects, []);
     let freshness = world.feed.freshness();

@@ -210,7 +210,7 @@ fn past_the_limit_it_does_as_told() {
         assert_eq!(code_of(check(1_299_999, "c")), expect);
         cache.set_freshness(Freshness::default());
         assert_eq!(code_of(check(1_600_000, "d")), expect);
-        // A push is no confirmation.
+        // A push is not a confirmation.
         cache.set_freshness(Freshness {
             pushed_ms: Some(1_600_000),
             ..Freshness::default()
