@@ -25,42 +25,42 @@ pub struct Standing {
     pub session_ended_ms: Option<u64>,
 }
 
-/// How true a cache is. All in Unix milliseconds; `None`: never.
+/// How current a cache is. All times are Unix milliseconds; `None` means never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Freshness {
-    /// When the cache was last confirmed equal to the ledger: the ledger was asked, and had nothing more.
+    /// When the cache was last confirmed to be equal to the ledger: the ledger was asked and had nothing more.
     pub confirmed_ms: Option<u64>,
-    /// When the ledger was last read from its first row on.
+    /// When the whole ledger was last read.
     pub complete_ms: Option<u64>,
     /// When the stream last brought an item.
     pub pushed_ms: Option<u64>,
-    /// The number of the last item that the cache holds, all before it included.
+    /// The number up to which the cache holds every item.
     pub position: u64,
 }
 
 impl Freshness {
-    /// How long ago the cache was confirmed. `None` where it never was, or where the clock has jumped back to before
-    /// it was: nobody knows then.
+    /// How long ago the cache was confirmed. `None` if it never was, or if the clock has jumped back to before that
+    /// moment.
     pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
         self.confirmed_ms.and_then(|at| now_ms.checked_sub(at))
     }
 }
 
-/// Where a guard asks, and what a feed keeps true. Calls come from many threads and must not wait for the network.
+/// What a guard asks and a feed keeps current. It is called from many threads and must not wait for the network.
 pub trait RevocationCache: Send + Sync {
     /// What is known of this agent and token.
     fn standing(&self, agent: &AgentDid, jti: Ulid) -> Standing;
-    /// How true that is.
+    /// How current that is.
     fn freshness(&self) -> Freshness;
     /// Adds one item.
     fn apply(&self, item: &Item);
-    /// Puts a set that was read completely in the place of all that was there.
+    /// Replaces everything by a set that was read completely.
     fn replace(&self, set: RevocationSet);
-    /// Says how true the cache is now.
+    /// Sets how current the cache is.
     fn set_freshness(&self, freshness: Freshness);
 }
 
-/// The active revocations of a ledger.
+/// The revocations of a ledger that are in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevocationSet {
     /// By the agent's ULID: the number of its active row.
@@ -88,7 +88,7 @@ impl RevocationSet {
         }
     }
 
-    /// What it holds against this agent and token.
+    /// What is known of this agent and token.
     pub fn standing(&self, agent: Ulid, jti: Ulid) -> Standing {
         Standing {
             agent_revoked: self.agents.contains_key(&agent),

@@ -27,9 +27,9 @@ pub struct FeedConfig {
     pub url: String,
     /// The `FEED_TOKEN` as a bearer, or the headers of a known agent.
     pub auth: Auth,
-    /// Lets a credential go over plain HTTP to another machine.
+    /// Allows a credential to be sent over plain HTTP to another machine.
     pub allow_http: bool,
-    /// How often things are done.
+    /// How often the ledger is read, and how long the pauses after failures are.
     pub settings: FeedSettings,
 }
 
@@ -52,11 +52,11 @@ struct State {
 }
 
 impl FeedClient {
-    /// Starts to follow.
+    /// Starts to follow the proxy's ledger.
     ///
     /// # Errors
-    /// `Address`: the URL cannot be used. `Unreachable`: this machine gives no threads. A proxy that does not answer is
-    /// no error: it is tried again.
+    /// `Address`: the URL cannot be used. `Unreachable`: no thread could be started. A proxy that does not answer is
+    /// not an error: it is asked again.
     pub fn start(config: FeedConfig, cache: Arc<dyn RevocationCache>) -> Result<Self, HttpError> {
         let client = Client::new(&config.url, config.auth, config.allow_http)?;
         let shared = Arc::new(Shared {
@@ -78,12 +78,12 @@ impl FeedClient {
         Ok(feed)
     }
 
-    /// How true the cache is: when it was last confirmed, read completely and pushed to.
+    /// How current the cache is: when it was last confirmed, read completely, and pushed to.
     pub fn freshness(&self) -> Freshness {
         self.shared.cache.freshness()
     }
 
-    /// What went wrong last, if it has not gone right since; for people to read.
+    /// The last failure, if nothing has succeeded since; for people to read.
     pub fn fault(&self) -> Option<String> {
         self.shared.lock().fault.clone()
     }

@@ -25,12 +25,12 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// The longest answer that is not a page: errors are at most 4 KiB (docs/wire.md §5), a single item as much.
 pub const MAX_SMALL_ANSWER_BYTES: usize = 64 * 1024;
 
-/// A credential: visible ASCII. Printed nowhere.
+/// A credential: visible ASCII. It is never printed.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// A credential of this text, white space around it dropped. `None` where it is blank or can be no header's value.
+    /// Trims the text. `None` if it is blank or cannot be the value of a header.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let fits = (1..=4096).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
@@ -50,11 +50,11 @@ pub type Signer = dyn Fn(&str, &str) -> Vec<(String, String)> + Send + Sync;
 /// How to sign in.
 #[derive(Clone)]
 pub enum Auth {
-    /// Not at all.
+    /// Does not sign in.
     None,
     /// `Authorization: Bearer`.
     Bearer(Secret),
-    /// Headers for each request: Claw authentication as a known agent, by who holds its key.
+    /// Makes the headers of each request: Claw authentication as a known agent, whose key the program holds.
     Signed(Arc<Signer>),
 }
 
@@ -64,10 +64,10 @@ pub enum HttpError {
     /// The address cannot be used.
     #[error("{0}")]
     Address(&'static str),
-    /// Nobody answered, or not in time, or the answer broke off.
+    /// Nobody answered in time, or the answer ended early.
     #[error("{0}")]
     Unreachable(String),
-    /// The answer is larger than any that is meant.
+    /// The answer is larger than any that is expected.
     #[error("the answer is too large")]
     TooLarge,
 }
@@ -79,7 +79,7 @@ pub struct Answer {
     pub status: u16,
     /// `ETag`.
     pub etag: Option<String>,
-    /// `Retry-After`, where it is a number of seconds; in milliseconds.
+    /// `Retry-After` in milliseconds, if it is a number of seconds.
     pub retry_after_ms: Option<u64>,
     /// The body.
     pub body: Vec<u8>,
@@ -104,7 +104,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for the origin of this URL; its path, if it has one, goes before every path asked for.
+    /// A client for the origin of this URL. The URL's path, if it has one, is put before every requested path.
     ///
     /// # Errors
     /// `Address`: no http(s) URL with a host, one with user info, query or fragment, or plain HTTP to another machine
@@ -153,16 +153,16 @@ impl Client {
         })
     }
 
-    /// The same client with another bound on each `get` and `post`, which is 10 s otherwise.
+    /// The same client with another time limit for each `get` and `post`. The default is 10 s.
     #[must_use]
     pub fn with_call_timeout(self, call_timeout: Duration) -> Self {
         Self { call_timeout, ..self }
     }
 
-    /// `GET`, the body up to `max_bytes`.
+    /// A `GET` whose answer may have up to `max_bytes`.
     ///
     /// # Errors
-    /// As `HttpError` lists them; any status is an answer.
+    /// As [`HttpError`] lists them. Any status is an answer.
     pub fn get(
         &self,
         path: &str,
@@ -181,10 +181,10 @@ impl Client {
         read_answer(request.call(), max_bytes)
     }
 
-    /// `POST` of a JSON text.
+    /// A `POST` of a JSON text.
     ///
     /// # Errors
-    /// As `HttpError` lists them; any status is an answer.
+    /// As [`HttpError`] lists them. Any status is an answer.
     pub fn post(&self, path: &str, json: &str) -> Result<Answer, HttpError> {
         let mut request = self
             .calls
@@ -197,11 +197,11 @@ impl Client {
         read_answer(request.send(json), MAX_SMALL_ANSWER_BYTES)
     }
 
-    /// `GET` of an event stream: its bytes where the status is 200 and it is one, else the answer. A read from it fails
+    /// A `GET` of an event stream: its bytes if the status is 200 and it is one, otherwise the answer. A read fails
     /// after 45 s of silence.
     ///
     /// # Errors
-    /// As `HttpError` lists them.
+    /// As [`HttpError`] lists them.
     pub fn stream(
         &self,
         path: &str,

@@ -20,14 +20,14 @@ const KEYS_PATH: &str = "/.well-known/claw-keys.json";
 pub struct KeyConfig {
     /// The registry's URL.
     pub registry_url: String,
-    /// How long keys are not asked for again.
+    /// For how long keys are not fetched again.
     pub refresh_every_ms: u64,
-    /// The pause after a failure, and before an unknown `kid` is asked about again.
+    /// The pause after a failure, and before another unknown `kid` leads to a fetch.
     pub cool_down_ms: u64,
 }
 
 impl KeyConfig {
-    /// The usual times: an hour, and a minute.
+    /// The default times: an hour and a minute.
     pub fn new(registry_url: impl Into<String>) -> Self {
         Self {
             registry_url: registry_url.into(),
@@ -37,7 +37,7 @@ impl KeyConfig {
     }
 }
 
-/// Keeps a guard's keys, until it is dropped.
+/// Keeps a guard's keys current until it is dropped.
 pub struct KeyClient {
     shared: Arc<Shared>,
 }
@@ -48,10 +48,10 @@ struct Shared {
 }
 
 impl KeyClient {
-    /// Starts to fetch.
+    /// Starts to fetch keys.
     ///
     /// # Errors
-    /// `Address`: the URL cannot be used. `Unreachable`: this machine gives no threads.
+    /// `Address`: the URL cannot be used. `Unreachable`: no thread could be started.
     pub fn start(config: KeyConfig, guard: Arc<Guard>) -> Result<Self, HttpError> {
         let client = Client::new(&config.registry_url, Auth::None, false)?;
         let shared = Arc::new(Shared {

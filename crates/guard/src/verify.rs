@@ -33,12 +33,12 @@ use clawdentity_protocol::proof::{AuthorizationError, ProofError, ProofHeaders, 
 /// How long keys are good after the registry gave them (docs/design.md §4).
 const KEYS_MAX_AGE_MS: u64 = 24 * 3_600_000;
 
-/// What a guard does once its cache was not confirmed for too long.
+/// What a guard does when its cache has not been confirmed for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenStale {
-    /// Refuses everybody with 503.
+    /// Refuses every request with 503.
     FailClosed,
-    /// Goes on with what it knows.
+    /// Keeps allowing requests, under the revocations that it knows.
     FailOpen,
 }
 
@@ -47,18 +47,18 @@ pub enum WhenStale {
 pub struct GuardConfig {
     /// What an AIT's `iss` must be.
     pub issuer: Issuer,
-    /// For how long a cache that is not confirmed is good.
+    /// How long ago the cache may have been confirmed.
     pub max_age_ms: u64,
-    /// What then.
+    /// What to do when that is exceeded.
     pub when_stale: WhenStale,
-    /// How many requests of the last 10 minutes are remembered: about 30 bytes each. Full is 503.
+    /// How many requests of the last 10 minutes are remembered, at about 30 bytes each. When it is full: 503.
     pub max_nonces: usize,
-    /// How many verified AITs are remembered: about 1 KiB each.
+    /// How many verified AITs are remembered, at about 1 KiB each.
     pub max_aits: NonZeroUsize,
 }
 
 impl GuardConfig {
-    /// 300 s, then closed; a million requests; 4,096 AITs.
+    /// 300 s, then it fails closed; a million requests; 4,096 AITs.
     pub fn new(issuer: Issuer) -> Self {
         Self {
             issuer,
@@ -70,7 +70,7 @@ impl GuardConfig {
     }
 }
 
-/// A request as received: the headers' own texts.
+/// A request as it was received, with the texts of its headers.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
     /// The method.
@@ -89,7 +89,7 @@ pub struct RequestHead<'a> {
     pub proof: Option<&'a str>,
 }
 
-/// Who passed. Only `Guard::check` makes one.
+/// The caller of a request that passed. Only [`Guard::check`] makes one.
 #[derive(Clone, Debug)]
 pub struct Admitted {
     ait: Arc<Ait>,
@@ -118,28 +118,28 @@ impl Admitted {
         self.ait.exp_s.saturating_mul(1000)
     }
 
-    /// When the agent's session last ended, Unix milliseconds: what was validated before is void.
+    /// When the agent's session last ended, Unix milliseconds. What was validated before that no longer counts.
     pub fn session_ended_ms(&self) -> Option<u64> {
         self.session_ended_ms
     }
 
-    /// Whether this was decided on a cache past its limit, by a guard that fails open.
+    /// Whether the cache was past its limit, and the guard is configured to go on.
     pub fn is_stale(&self) -> bool {
         self.stale
     }
 }
 
-/// Why a request is refused. It repeats nothing of the request.
+/// Why a request is refused. The texts repeat nothing of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", code.name)]
 pub struct Refusal {
-    /// As the proxy would say it (docs/wire.md §8).
+    /// The code that the proxy would answer with (docs/wire.md §8).
     pub code: &'static Code,
     /// For people.
     pub reason: &'static str,
 }
 
-/// The guard. Shared by all threads of a program.
+/// The guard. All threads of a program share it.
 pub struct Guard {
     config: GuardConfig,
     cache: Arc<dyn RevocationCache>,
@@ -156,7 +156,7 @@ struct Keys {
 }
 
 impl Guard {
-    /// A guard without keys: it answers 503 until it has some.
+    /// A guard without keys. It answers 503 until it has some.
     pub fn new(config: GuardConfig, cache: Arc<dyn RevocationCache>) -> Self {
         Self {
             nonces: Mutex::new(Nonces::new(config.max_nonces)),
@@ -168,8 +168,8 @@ impl Guard {
         }
     }
 
-    /// Gives the guard the registry's keys: with the time when the registry gave them, Unix milliseconds, they are good
-    /// for 24 h; without, until others are given.
+    /// Sets the registry's keys. With the time at which the registry gave them, Unix milliseconds, they are good for
+    /// 24 h; without it, until others are set.
     pub fn set_keys(&self, keys: KeySet, fetched_at_ms: Option<u64>) {
         let mut place = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         *place = Keys {
@@ -179,12 +179,12 @@ impl Guard {
         self.wants_keys.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there are no keys, or an AIT named one that is not among them, since keys were last given.
+    /// Whether there are no keys, or an AIT has named an unknown one since keys were last set.
     pub fn wants_keys(&self) -> bool {
         self.wants_keys.load(Ordering::Relaxed)
     }
 
-    /// Checks a request, now being Unix milliseconds. Who passes has used up this nonce.
+    /// Checks a request. `now_ms` is Unix milliseconds. A request that passes has used up its nonce.
     ///
     /// # Errors
     /// As the module lists them.
