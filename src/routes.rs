@@ -28,7 +28,10 @@ use crate::clock;
 use crate::config::Fault;
 use crate::core::address_limit::AddressLimit;
 use crate::core::budget::Budget;
-use crate::core::router::{self, Access, BodyLimit, Found, KnownAgent, Route, RouteSpec, SMALL_BODY_BYTES};
+use crate::core::router::{
+    self, Access, AdminRoute, BodyLimit, ClawRoute, FeedRoute, Found, KnownAgent, OpenRoute, RouteSpec,
+    SMALL_BODY_BYTES,
+};
 use crate::core::sign_in::bearer;
 use crate::error::ApiError;
 use crate::http::{self, Head, Target, Unread};
@@ -119,53 +122,52 @@ async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<R
     dispatch(app, spec, head, unread).await
 }
 
-/// One arm a route, in the part that its access opens: an operator's are not reached without the operator's token, and
-/// whoever acts for a caller got one from the gate. A body is read once its sender is known, and where nobody need be,
-/// never.
+/// The route's row says who may call its handler, and each kind of access has its own handlers: the operator's are reached
+/// with the operator's token only, and whoever acts for a caller got one from the gate. The body is read once its sender is
+/// known, and not at all where nobody needs it.
 async fn dispatch(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Result<Response, ApiError> {
-    let policy = match spec.access {
-        Access::Open => {
-            return match spec.route {
-                Route::Health => health::handle(app),
-                Route::Time => time::handle(app),
-                _ => Err(http::internal()),
-            };
-        }
-        Access::Admin => {
-            let expected = app.config.admin_token.as_ref().ok_or_else(http::internal)?;
-            sign_in::check(app, &head, expected)?;
-            let incoming = head.with_body(unread.read().await?);
-            return match spec.route {
-                Route::AdminRevoke => admin::revoke::handle(app, incoming).await,
-                Route::AdminList => admin::list::handle(app, incoming).await,
-                Route::AdminLift => admin::lift::handle(app, incoming).await,
-                Route::AdminReconcile => admin::reconcile::handle(app).await,
-                Route::AdminStatus => admin::status::handle(app, incoming).await,
-                _ => Err(http::internal()),
-            };
-        }
-        Access::Feed => return serve_feed(app, spec, head, unread).await,
-        Access::Claw { known, access_token } => gate::policy(known, access_token, &head),
+    let (route, policy) = match spec.access {
+        Access::Open(OpenRoute::Health) => return health::handle(app),
+        Access::Open(OpenRoute::Time) => return time::handle(app),
+        Access::Admin(route) => return serve_admin(app, route, head, unread).await,
+        Access::Feed(route) => return serve_feed(app, route, head, unread).await,
+        Access::Claw {
+            route,
+            known,
+            access_token,
+        } => (route, gate::policy(known, access_token, &head)),
     };
     let (admitted, incoming) = gate::admit(app, head, unread, policy).await?;
     let skew_s = admitted.skew_s;
     let caller = admitted.caller;
-    let response = match spec.route {
-        Route::Message => message::handle(app, caller, incoming).await,
-        Route::Connect => connect::handle(app, caller, incoming).await,
-        Route::ReceiptsPost => receipts::post(app, caller, incoming).await,
-        Route::ReceiptsGet => receipts::get(app, caller, incoming).await,
-        Route::PairStart => pair::start(app, caller, incoming).await,
-        Route::PairConfirm => pair::confirm(app, caller, incoming).await,
-        Route::PairStatus => pair::status(app, caller, incoming).await,
-        Route::PairRemove => pair::remove(app, caller, incoming).await,
-        _ => Err(http::internal()),
+    let response = match route {
+        ClawRoute::Message => message::handle(app, caller, incoming).await,
+        ClawRoute::Connect => connect::handle(app, caller, incoming).await,
+        ClawRoute::ReceiptsPost => receipts::post(app, caller, incoming).await,
+        ClawRoute::ReceiptsGet => receipts::get(app, caller, incoming).await,
+        ClawRoute::PairStart => pair::start(app, caller, incoming).await,
+        ClawRoute::PairConfirm => pair::confirm(app, caller, incoming).await,
+        ClawRoute::PairStatus => pair::status(app, caller, incoming).await,
+        ClawRoute::PairRemove => pair::remove(app, caller, incoming).await,
     };
     gate::tell_skew(app, response, skew_s)
 }
 
+async fn serve_admin(app: &App, route: AdminRoute, head: Head, unread: Unread) -> Result<Response, ApiError> {
+    let expected = app.config.admin_token.as_ref().ok_or_else(http::internal)?;
+    sign_in::check(app, &head, expected)?;
+    let incoming = head.with_body(unread.read().await?);
+    match route {
+        AdminRoute::Revoke => admin::revoke::handle(app, incoming).await,
+        AdminRoute::List => admin::list::handle(app, incoming).await,
+        AdminRoute::Lift => admin::lift::handle(app, incoming).await,
+        AdminRoute::Reconcile => admin::reconcile::handle(app).await,
+        AdminRoute::Status => admin::status::handle(app, incoming).await,
+    }
+}
+
 /// The feed is for the bearer of its token, where there is one, and for known agents.
-async fn serve_feed(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Result<Response, ApiError> {
+async fn serve_feed(app: &App, route: FeedRoute, head: Head, unread: Unread) -> Result<Response, ApiError> {
     let presents_bearer = bearer(head.header("authorization").as_deref()).is_some();
     let (admitted, incoming) = match &app.config.feed_token {
         Some(expected) if presents_bearer => {
@@ -180,11 +182,10 @@ async fn serve_feed(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> 
     };
     let skew_s = admitted.as_ref().map_or(0, |admitted| admitted.skew_s);
     let caller = admitted.as_ref().map(|admitted| &admitted.caller);
-    let response = match spec.route {
-        Route::FeedPage => feed::page::handle(app, incoming).await,
-        Route::FeedBundle => feed::bundle::handle(app, incoming).await,
-        Route::FeedStream => feed::stream::handle(app, caller, incoming).await,
-        _ => Err(http::internal()),
+    let response = match route {
+        FeedRoute::Page => feed::page::handle(app, incoming).await,
+        FeedRoute::Bundle => feed::bundle::handle(app, incoming).await,
+        FeedRoute::Stream => feed::stream::handle(app, caller, incoming).await,
     };
     gate::tell_skew(app, response, skew_s)
 }

@@ -6,45 +6,42 @@
 
 use clawdentity_protocol::code::{self, Code};
 
-/// The handlers there are.
+/// The handlers that anyone may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// `GET /health`
+pub enum OpenRoute {
     Health,
-    /// `GET /v1/time`
     Time,
-    /// `POST /hooks/message`
+}
+
+/// The handlers that act for a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClawRoute {
     Message,
-    /// `GET /v1/relay/connect`
     Connect,
-    /// `POST /v1/relay/delivery-receipts`
     ReceiptsPost,
-    /// `GET /v1/relay/delivery-receipts`
     ReceiptsGet,
-    /// `POST /pair/start`
     PairStart,
-    /// `POST /pair/confirm`
     PairConfirm,
-    /// `POST /pair/status`
     PairStatus,
-    /// `POST /pair/remove`
     PairRemove,
-    /// `GET /v1/revocations`
-    FeedPage,
-    /// `GET /v1/bundles/revocations.tar.gz`
-    FeedBundle,
-    /// `GET /v1/events/revocations`
-    FeedStream,
-    /// `POST /admin/v1/revocations`
-    AdminRevoke,
-    /// `GET /admin/v1/revocations`
-    AdminList,
-    /// `POST /admin/v1/revocations/{seq}/lift`
-    AdminLift,
-    /// `POST /admin/v1/reconcile`
-    AdminReconcile,
-    /// `GET /admin/v1/status`
-    AdminStatus,
+}
+
+/// The handlers of the revocation feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedRoute {
+    Page,
+    Bundle,
+    Stream,
+}
+
+/// The handlers for the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminRoute {
+    Revoke,
+    List,
+    Lift,
+    Reconcile,
+    Status,
 }
 
 /// Whether the caller must be a known agent (step 6 of docs/design.md §2).
@@ -58,22 +55,23 @@ pub enum KnownAgent {
     NeededUnlessGroup,
 }
 
-/// Who may call.
+/// Who may call which handler: no handler can be reached by anyone else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Anyone.
-    Open,
-    /// Steps 2-7 of docs/design.md §2.
+    Open(OpenRoute),
+    /// A caller that passed steps 2 to 7 of docs/design.md §2.
     Claw {
+        route: ClawRoute,
         /// Step 6.
         known: KnownAgent,
         /// Step 7: a session access token is needed.
         access_token: bool,
     },
     /// The bearer of `FEED_TOKEN`, or a known agent.
-    Feed,
+    Feed(FeedRoute),
     /// The bearer of `ADMIN_TOKEN`. Without that setting the route does not exist.
-    Admin,
+    Admin(AdminRoute),
 }
 
 /// How large a body may be (docs/wire.md §8).
@@ -90,7 +88,6 @@ pub const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug)]
 pub struct RouteSpec {
-    pub route: Route,
     /// Upper case.
     pub method: &'static str,
     /// The whole path; compared exactly, but that `{…}` stands for any one segment.
@@ -105,28 +102,29 @@ pub struct RouteSpec {
     pub broken_body: &'static Code,
 }
 
-const CLAW: Access = Access::Claw {
-    known: KnownAgent::NotNeeded,
-    access_token: false,
-};
-const CLAW_WITH_TOKEN: Access = Access::Claw {
-    known: KnownAgent::NotNeeded,
-    access_token: true,
-};
-const CLAW_KNOWN_WITH_TOKEN: Access = Access::Claw {
-    known: KnownAgent::NeededUnlessGroup,
-    access_token: true,
-};
+const fn claw(route: ClawRoute) -> Access {
+    Access::Claw {
+        route,
+        known: KnownAgent::NotNeeded,
+        access_token: false,
+    }
+}
+
+const fn claw_with_token(route: ClawRoute) -> Access {
+    Access::Claw {
+        route,
+        known: KnownAgent::NotNeeded,
+        access_token: true,
+    }
+}
 
 const fn row(
-    route: Route,
+    access: Access,
     method: &'static str,
     path: &'static str,
-    access: Access,
     broken_body: &'static Code,
 ) -> RouteSpec {
     RouteSpec {
-        route,
         method,
         path,
         access,
@@ -137,57 +135,53 @@ const fn row(
 }
 
 const fn message(path: &'static str) -> RouteSpec {
-    let spec = row(
-        Route::Message,
-        "POST",
-        path,
-        CLAW_KNOWN_WITH_TOKEN,
-        &code::PROXY_HOOK_INVALID_JSON,
-    );
+    let access = Access::Claw {
+        route: ClawRoute::Message,
+        known: KnownAgent::NeededUnlessGroup,
+        access_token: true,
+    };
     RouteSpec {
         body: BodyLimit::Frame,
         public_limit: true,
-        ..spec
+        ..row(access, "POST", path, &code::PROXY_HOOK_INVALID_JSON)
     }
 }
 
 const fn connect(path: &'static str) -> RouteSpec {
-    let spec = row(
-        Route::Connect,
-        "GET",
-        path,
-        CLAW_WITH_TOKEN,
-        &code::PROXY_RELAY_UPGRADE_REQUIRED,
-    );
     RouteSpec {
         public_limit: true,
-        ..spec
+        ..row(
+            claw_with_token(ClawRoute::Connect),
+            "GET",
+            path,
+            &code::PROXY_RELAY_UPGRADE_REQUIRED,
+        )
     }
 }
 
 /// Every route there is, older paths included.
 #[rustfmt::skip]
 pub const ROUTES: &[RouteSpec] = &[
-    row(Route::Health, "GET", "/health", Access::Open, &code::PROXY_NOT_FOUND),
-    row(Route::Time, "GET", "/v1/time", Access::Open, &code::PROXY_NOT_FOUND),
+    row(Access::Open(OpenRoute::Health), "GET", "/health", &code::PROXY_NOT_FOUND),
+    row(Access::Open(OpenRoute::Time), "GET", "/v1/time", &code::PROXY_NOT_FOUND),
     message("/hooks/message"),
     message("/hooks/agent"),
     connect("/v1/relay/connect"),
     connect("/relay/connect"),
-    row(Route::ReceiptsPost, "POST", "/v1/relay/delivery-receipts", CLAW_WITH_TOKEN, &code::PROXY_RELAY_RECEIPT_INVALID_INPUT),
-    row(Route::ReceiptsGet, "GET", "/v1/relay/delivery-receipts", CLAW_WITH_TOKEN, &code::PROXY_RELAY_RECEIPT_INVALID_QUERY),
-    row(Route::PairStart, "POST", "/pair/start", CLAW, &code::PROXY_PAIR_INVALID_BODY),
-    row(Route::PairConfirm, "POST", "/pair/confirm", CLAW, &code::PROXY_PAIR_INVALID_BODY),
-    row(Route::PairStatus, "POST", "/pair/status", CLAW, &code::PROXY_PAIR_INVALID_BODY),
-    row(Route::PairRemove, "POST", "/pair/remove", CLAW, &code::PROXY_PAIR_INVALID_BODY),
-    row(Route::FeedPage, "GET", "/v1/revocations", Access::Feed, &code::PROXY_FEED_INVALID_QUERY),
-    row(Route::FeedBundle, "GET", "/v1/bundles/revocations.tar.gz", Access::Feed, &code::PROXY_FEED_INVALID_QUERY),
-    row(Route::FeedStream, "GET", "/v1/events/revocations", Access::Feed, &code::PROXY_FEED_INVALID_QUERY),
-    row(Route::AdminRevoke, "POST", "/admin/v1/revocations", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
-    row(Route::AdminList, "GET", "/admin/v1/revocations", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
-    row(Route::AdminLift, "POST", "/admin/v1/revocations/{seq}/lift", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
-    row(Route::AdminReconcile, "POST", "/admin/v1/reconcile", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
-    row(Route::AdminStatus, "GET", "/admin/v1/status", Access::Admin, &code::PROXY_ADMIN_INVALID_INPUT),
+    row(claw_with_token(ClawRoute::ReceiptsPost), "POST", "/v1/relay/delivery-receipts", &code::PROXY_RELAY_RECEIPT_INVALID_INPUT),
+    row(claw_with_token(ClawRoute::ReceiptsGet), "GET", "/v1/relay/delivery-receipts", &code::PROXY_RELAY_RECEIPT_INVALID_QUERY),
+    row(claw(ClawRoute::PairStart), "POST", "/pair/start", &code::PROXY_PAIR_INVALID_BODY),
+    row(claw(ClawRoute::PairConfirm), "POST", "/pair/confirm", &code::PROXY_PAIR_INVALID_BODY),
+    row(claw(ClawRoute::PairStatus), "POST", "/pair/status", &code::PROXY_PAIR_INVALID_BODY),
+    row(claw(ClawRoute::PairRemove), "POST", "/pair/remove", &code::PROXY_PAIR_INVALID_BODY),
+    row(Access::Feed(FeedRoute::Page), "GET", "/v1/revocations", &code::PROXY_FEED_INVALID_QUERY),
+    row(Access::Feed(FeedRoute::Bundle), "GET", "/v1/bundles/revocations.tar.gz", &code::PROXY_FEED_INVALID_QUERY),
+    row(Access::Feed(FeedRoute::Stream), "GET", "/v1/events/revocations", &code::PROXY_FEED_INVALID_QUERY),
+    row(Access::Admin(AdminRoute::Revoke), "POST", "/admin/v1/revocations", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::List), "GET", "/admin/v1/revocations", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::Lift), "POST", "/admin/v1/revocations/{seq}/lift", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::Reconcile), "POST", "/admin/v1/reconcile", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::Status), "GET", "/admin/v1/status", &code::PROXY_ADMIN_INVALID_INPUT),
 ];
 
 /// What a method and a path come to.
@@ -201,7 +195,7 @@ pub enum Found {
 
 /// Looks a request up. `admin`: there is an `ADMIN_TOKEN`; without one its routes are not there, whatever the method.
 pub fn find(method: &str, path: &str, admin: bool) -> Found {
-    let exists = move |spec: &&RouteSpec| admin || spec.access != Access::Admin;
+    let exists = move |spec: &&RouteSpec| admin || !matches!(spec.access, Access::Admin(_));
     let at_path = || ROUTES.iter().filter(exists).filter(|spec| is_at(spec.path, path));
     if let Some(spec) = at_path().find(|spec| spec.method == method) {
         return Found::Row(spec);
@@ -230,11 +224,21 @@ fn is_at(pattern: &str, path: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// A row's handler and who may call it, in words.
+    fn named(spec: &RouteSpec) -> (String, &'static str) {
+        match spec.access {
+            Access::Open(route) => (format!("{route:?}"), "open"),
+            Access::Claw { route, .. } => (format!("{route:?}"), "claw"),
+            Access::Feed(route) => (format!("Feed{route:?}"), "feed"),
+            Access::Admin(route) => (format!("Admin{route:?}"), "admin"),
+        }
+    }
+
     #[test]
     fn finds_by_exact_path_and_method() {
         let check = |method: &str, path: &str, expect: &str| {
             let found = match find(method, path, true) {
-                Found::Row(spec) => format!("{:?}", spec.route),
+                Found::Row(spec) => named(spec).0,
                 Found::WrongMethod(allow) => format!("405 {allow}"),
                 Found::Nothing => "404".to_owned(),
             };
@@ -259,7 +263,10 @@ mod tests {
 
     #[test]
     fn without_an_admin_token_its_routes_are_not_there() {
-        for spec in ROUTES.iter().filter(|spec| spec.access == Access::Admin) {
+        for spec in ROUTES
+            .iter()
+            .filter(|spec| matches!(spec.access, Access::Admin(_)))
+        {
             for method in [spec.method, "DELETE"] {
                 let found = find(method, &spec.path.replace("{seq}", "1"), false);
                 assert!(matches!(found, Found::Nothing), "{method} {}", spec.path);
@@ -272,15 +279,10 @@ mod tests {
     #[test]
     fn the_runtime_tests_know_every_route() {
         let row = |spec: &RouteSpec| {
-            let access = match spec.access {
-                Access::Open => "open",
-                Access::Claw { .. } => "claw",
-                Access::Feed => "feed",
-                Access::Admin => "admin",
-            };
+            let (route, access) = named(spec);
             format!(
-                r#"  {{"route":"{:?}","method":"{}","path":"{}","access":"{access}"}}"#,
-                spec.route, spec.method, spec.path
+                r#"  {{"route":"{route}","method":"{}","path":"{}","access":"{access}"}}"#,
+                spec.method, spec.path
             )
         };
         let rows: Vec<String> = ROUTES.iter().map(row).collect();
@@ -293,21 +295,29 @@ mod tests {
     fn policies_are_those_of_the_wire() {
         let mut rows: Vec<String> = Vec::new();
         for spec in ROUTES {
-            let access = match spec.access {
-                Access::Open => "open",
-                access if access == CLAW => "claw",
-                access if access == CLAW_WITH_TOKEN => "claw token",
-                Access::Feed => "feed",
-                Access::Admin => "admin",
-                _ => "claw known token",
+            let known_and_token = match spec.access {
+                Access::Claw {
+                    known, access_token, ..
+                } => (known != KnownAgent::NotNeeded, access_token),
+                _ => (false, false),
             };
+            let needed = match known_and_token {
+                (true, true) => " known token",
+                (true, false) => " known",
+                (false, true) => " token",
+                (false, false) => "",
+            };
+            let access = named(spec).1;
             let limit = if spec.public_limit { " per-address" } else { "" };
             let size = if spec.body == BodyLimit::Frame {
                 " frame"
             } else {
                 ""
             };
-            rows.push(format!("{} {}: {access}{limit}{size}", spec.method, spec.path));
+            rows.push(format!(
+                "{} {}: {access}{needed}{limit}{size}",
+                spec.method, spec.path
+            ));
         }
         expect_test::expect![[r#"
             GET /health: open
