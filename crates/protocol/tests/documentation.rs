@@ -137,6 +137,17 @@ fn every_cited_section_exists() {
 }
 
 #[test]
+fn every_error_code_is_documented() {
+    let page = read("docs/wire.md");
+    let missing: Vec<&str> = clawdentity_protocol::code::ALL
+        .iter()
+        .map(|code| code.name)
+        .filter(|name| !page.contains(&format!("`{name}`")))
+        .collect();
+    assert!(missing.is_empty(), "docs/wire.md §8 leaves out {missing:?}");
+}
+
+#[test]
 fn every_link_within_the_repository_leads_somewhere() {
     let mut wrong = Vec::new();
     let pages = [
