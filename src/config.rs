@@ -164,15 +164,17 @@ pub struct RateSettings {
 /// The relay (docs/wire.md §6).
 #[derive(Clone, Copy, Debug)]
 pub struct RelaySettings {
-    /// Messages that may wait for one recipient.
+    /// Messages of all senders that may wait for one recipient.
     pub max_messages: u32,
+    /// Of those, messages of one sender.
+    pub max_messages_per_sender: u32,
     /// How long one may wait.
     pub ttl_ms: u64,
     /// First pause of a retry.
     pub retry_initial_ms: u64,
     /// Longest pause of a retry.
     pub retry_max_ms: u64,
-    /// Sendings after which a message is dead-lettered.
+    /// Refusals after which a message is dead-lettered.
     pub retry_max_attempts: u32,
     /// Part by which a pause varies.
     pub retry_jitter_ratio: f64,
@@ -180,12 +182,6 @@ pub struct RelaySettings {
     pub max_in_flight: u32,
     /// Largest frame and hook body, bytes.
     pub max_frame_bytes: usize,
-    /// A delivery not acknowledged for this long has failed.
-    pub ack_timeout_ms: u64,
-    /// A socket silent for this long gets a heartbeat.
-    pub heartbeat_ms: u64,
-    /// A socket silent for this long is closed.
-    pub silent_close_ms: u64,
 }
 
 #[derive(Clone, Debug)]

@@ -196,7 +196,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     fn relay(&mut self) -> RelaySettings {
         let settings = RelaySettings {
-            max_messages: self.int("RELAY_QUEUE_MAX_MESSAGES_PER_AGENT") as u32,
+            max_messages: self.int("RELAY_QUEUE_MAX_MESSAGES") as u32,
+            max_messages_per_sender: self.int("RELAY_QUEUE_MAX_MESSAGES_PER_AGENT") as u32,
             ttl_ms: self.int("RELAY_QUEUE_TTL_SECONDS").saturating_mul(1000),
             retry_initial_ms: self.int("RELAY_RETRY_INITIAL_MS"),
             retry_max_ms: self.int("RELAY_RETRY_MAX_MS"),
@@ -204,18 +205,12 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             retry_jitter_ratio: self.ratio("RELAY_RETRY_JITTER_RATIO"),
             max_in_flight: self.int("RELAY_MAX_IN_FLIGHT_DELIVERIES") as u32,
             max_frame_bytes: self.int("RELAY_MAX_FRAME_BYTES") as usize,
-            ack_timeout_ms: self.int("RELAY_ACK_TIMEOUT_MS"),
-            heartbeat_ms: self.int("RELAY_HEARTBEAT_MS"),
-            silent_close_ms: self.int("RELAY_SILENT_CLOSE_MS"),
         };
         if settings.retry_max_ms < settings.retry_initial_ms {
             self.fault(
                 "RELAY_RETRY_MAX_MS",
                 "must not be below RELAY_RETRY_INITIAL_MS".into(),
             );
-        }
-        if settings.silent_close_ms <= settings.heartbeat_ms {
-            self.fault("RELAY_SILENT_CLOSE_MS", "must be above RELAY_HEARTBEAT_MS".into());
         }
         settings
     }

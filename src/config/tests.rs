@@ -43,8 +43,14 @@ fn defaults_are_those_of_the_wire() {
         (config.rate.agent_requests, config.rate.agent_window_ms),
         (60, 60_000)
     );
-    assert_eq!((config.relay.max_messages, config.relay.ttl_ms), (500, 3_600_000));
-    assert_eq!(config.relay.max_frame_bytes, 1_048_576);
+    assert_eq!(
+        (config.relay.max_messages, config.relay.max_messages_per_sender),
+        (2_500, 500)
+    );
+    assert_eq!(
+        (config.relay.ttl_ms, config.relay.max_frame_bytes),
+        (3_600_000, 1_048_576)
+    );
     assert!(!config.inject_identity);
     assert_eq!(
         (config.version.as_str(), config.version_source),

@@ -141,9 +141,13 @@ impl Notice<'_> {
             pair_id: None,
             sender_admitted: false,
             wait: false,
+            hash: None,
+            jti: None,
+            generation: None,
         });
         match relay::client::call(app, self.recipient, call).await? {
-            RelayReply::Delivery(_) => Ok(()),
+            // Told in other words before: once is enough.
+            RelayReply::Delivery(_) | RelayReply::RequestIdReused => Ok(()),
             RelayReply::QueueFull => Err(Again("the recipient's queue is full".into())),
             _ => Err(unexpected_reply()),
         }

@@ -7,7 +7,7 @@ use serde_json::json;
 use worker::{Headers, Method, Request, RequestInit, Response};
 
 use super::protocol::{
-    CALL_URL, CONNECT_HEADER, CONNECT_URL, ConnectCall, RelayCall, RelayReply, RelayRequest,
+    ACK_WAIT_MS, CALL_URL, CONNECT_HEADER, CONNECT_URL, ConnectCall, RelayCall, RelayReply, RelayRequest,
 };
 use crate::app::App;
 use crate::clock;
@@ -34,7 +34,7 @@ pub enum RelayError {
 /// No answer; the log has the cause.
 pub async fn call(app: &App, agent: &AgentDid, call: RelayCall<'_>) -> Result<RelayReply, RelayError> {
     let waits_ms = match &call {
-        RelayCall::Deliver(deliver) if deliver.wait => app.config.relay.ack_timeout_ms,
+        RelayCall::Deliver(deliver) if deliver.wait => ACK_WAIT_MS,
         _ => 0,
     };
     let body = serde_json::to_string(&RelayRequest {

@@ -1,7 +1,8 @@
 //! A message arrives for this agent.
 //!
-//! Steps: known already: its outcome is repeated, whatever it is; the agent revoked: dead-lettered at once; the queue
-//! full: refused, nothing kept; else written, and sent where it can go out at once. A session in which nothing is stored,
+//! Steps: known already: its outcome is repeated, whatever it is, and the same id with another payload is refused; the
+//! agent revoked: dead-lettered at once; the sender's share or the queue full: refused, nothing kept; else written, and
+//! sent where it can go out at once. A session in which nothing is stored,
 //! because it is new or has lost its storage, asks its agent's trust object first whether it is revoked. A caller that waits is answered
 //! when the message is no longer in flight, 15 s at most; the answer is what is stored then.
 
@@ -10,10 +11,13 @@ use std::rc::Rc;
 use futures_channel::oneshot;
 use serde_json::json;
 
+use super::awake::{Awake, Moment};
 use super::drain;
-use super::protocol::{DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
-use super::rows::{First, KeptDelivery, NewDelivery, Outgoing};
-use super::session::{Awake, Failure, Moment, Session};
+use super::failure::Failure;
+use super::open_socket::BROKEN;
+use super::protocol::{ACK_WAIT_MS, DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
+use super::rows::{Authority, Identity, Kept, NewMail, Outgoing};
+use super::session::Session;
 use crate::clock;
 use crate::core::relay_queue::{DeadReason, Launch, Offer, Standing, Taken};
 use crate::protocol::did::AgentDid;
@@ -22,8 +26,8 @@ use crate::protocol::ids::{MessageId, Ulid};
 /// Where a message ended up in its first step.
 enum Placed {
     Full,
-    At {
-        seq: u64,
+    Reused,
+    Here {
         in_flight: Option<oneshot::Receiver<()>>,
     },
 }
@@ -36,7 +40,7 @@ impl Session {
         call: DeliverCall<'_>,
     ) -> Result<RelayReply, Failure> {
         let revoked = self.is_unused()? && self.is_revoked(agent).await?;
-        let (placed, ack_timeout_ms) = self.step(|awake, moment| {
+        let placed = self.step(|awake, moment| {
             awake.belongs_to(agent);
             if (revoked || self.unstored.revoked.get()) && !awake.revoked {
                 // First of all that is stored: from then on nobody asks.
@@ -44,24 +48,23 @@ impl Session {
                 awake.store_agent()?;
             }
             self.unstored.revoked.set(false);
-            Ok((
-                awake.place(&call, moment)?,
-                moment.app.config.relay.ack_timeout_ms,
-            ))
+            awake.place(&call, moment)
         })?;
-        let (seq, in_flight) = match placed {
+        match placed {
             Placed::Full => return Ok(RelayReply::QueueFull),
-            Placed::At { seq, in_flight } => (seq, in_flight),
-        };
-        if let Some(in_flight) = in_flight {
-            // Told, timed out, or dropped with the memory it was in: what is stored decides.
-            clock::within_ms(ack_timeout_ms, in_flight).await;
+            Placed::Reused => return Ok(RelayReply::RequestIdReused),
+            Placed::Here { in_flight: None } => {}
+            Placed::Here {
+                in_flight: Some(in_flight),
+            } => {
+                // Told, timed out, or dropped with the memory it was in: what is stored decides.
+                clock::within_ms(ACK_WAIT_MS, in_flight).await;
+            }
         }
         self.step(|awake, _| {
             let kept = awake
-                .tables
-                .by_seq(seq)?
-                .ok_or_else(|| Failure::new("a stored delivery is missing"))?;
+                .by_request(&call.sender, &call.request_id)?
+                .ok_or_else(|| Failure::new("a stored message is missing"))?;
             Ok(RelayReply::Delivery(awake.delivery(&kept)))
         })
     }
@@ -85,10 +88,10 @@ impl Session {
             return Ok(RelayReply::NotFound);
         }
         self.step(|awake, _| {
-            Ok(match awake.tables.by_either_id(sender, id)? {
+            Ok(match awake.by_either_id(sender, id)? {
                 Some(kept) => RelayReply::Found(FoundDelivery {
-                    request_id: kept.request_id,
-                    delivery_id: kept.deliver_id,
+                    request_id: kept.identity.request_id,
+                    delivery_id: kept.identity.deliver_id,
                     state: kept.state,
                     reason: kept.reason,
                     expires_at_ms: kept.expires_at_ms,
@@ -102,45 +105,38 @@ impl Session {
 
 impl Awake {
     fn place(&mut self, call: &DeliverCall<'_>, moment: &Moment) -> Result<Placed, Failure> {
-        if let Some(kept) = self.tables.by_request(&call.sender, &call.request_id)? {
-            return Ok(self.placed(kept.seq, call.wait));
+        let hash = call.content_hash();
+        if let Some(kept) = self.by_request(&call.sender, &call.request_id)? {
+            return Ok(match kept.identity.is_of(&hash) {
+                true => self.placed(kept.live, call.wait),
+                false => Placed::Reused,
+            });
         }
         self.store_agent()?;
-        let deliver_id = self.frame_id(&call.request_id, moment)?;
-        let expires_at_ms = moment.outcome_expires_at_ms();
-        let new = |seq, first| NewDelivery {
-            seq,
-            request_id: &call.request_id,
-            sender: &call.sender,
-            deliver_id,
-            first,
-            now_ms: moment.now_ms,
-            expires_at_ms,
-            delivery_source: call.delivery_source.as_deref(),
-            content_type: call.content_type.as_deref(),
-            group_id: call.group_id,
-            conversation_id: call.conversation_id.as_deref(),
-            reply_to: call.reply_to.as_deref(),
+        let identity = Identity {
+            request_id: call.request_id.clone(),
+            sender: call.sender.clone(),
+            deliver_id: self.frame_id(&call.request_id, moment)?,
+            hash: Some(hash),
         };
         if self.revoked {
-            let reason = Some(DeadReason::RecipientRevoked.as_str().to_owned());
-            let seq = self.queue.number();
-            self.tables.insert(new(
-                seq,
-                First::Done {
-                    state: DeliveryState::DeadLettered,
-                    reason,
-                },
-            ))?;
-            self.will_sweep(expires_at_ms);
-            if let Some(kept) = self.tables.by_seq(seq)? {
-                self.tell_dead_letter(&kept, moment)?;
-            }
-            return Ok(self.placed(seq, false));
+            let reason = DeadReason::RecipientRevoked.as_str();
+            self.put_outcome(&identity, DeliveryState::DeadLettered, Some(reason), moment)?;
+            self.tell_dead_letter(&identity, reason, moment)?;
+            return Ok(self.placed(None, false));
+        }
+        if self
+            .socket
+            .as_ref()
+            .is_some_and(|socket| socket.it.is_doubtful(moment.now_ms))
+        {
+            self.close_socket(BROKEN, "silent", moment)?;
         }
         let payload = call.payload.get();
+        let expires_at_ms = moment.now_ms.saturating_add(moment.app.config.relay.ttl_ms);
         let offer = Offer {
             sender: call.sender.clone(),
+            notice: call.is_notice(),
             bytes: payload.len() as u64,
             expires_at_ms,
             admitted: call.sender_admitted,
@@ -150,22 +146,28 @@ impl Awake {
             Taken::Queued { seq } => (seq, None),
             Taken::Launched(launch) => (launch.seq, Some(launch)),
         };
-        let socket_id = self
-            .socket
-            .as_ref()
-            .map(|socket| socket.it.socket_id.clone())
-            .unwrap_or_default();
-        let first = First::Live {
-            launch: launch.map(|launch| (launch, socket_id)),
-            payload: payload.to_owned(),
-        };
-        self.tables.insert(new(seq, first))?;
-        self.frames.insert(deliver_id, seq);
-        self.frame_of.insert(seq, deliver_id);
+        self.tables.insert(&NewMail {
+            seq,
+            identity: &identity,
+            created_at_ms: moment.now_ms,
+            expires_at_ms,
+            delivery_source: call.delivery_source.as_deref(),
+            content_type: call.content_type.as_deref(),
+            group_id: call.group_id,
+            conversation_id: call.conversation_id.as_deref(),
+            reply_to: call.reply_to.as_deref(),
+            authority: authority_of(call),
+            payload,
+        })?;
+        let deliver_id = identity.deliver_id;
+        self.enter(seq, identity);
         if let Some(launch) = launch {
-            self.send_new(call, deliver_id, launch, moment)?;
+            self.remember_flight(moment)?;
+            if self.queue.is_in_flight(seq) {
+                self.send_new(call, deliver_id, launch, moment)?;
+            }
         }
-        Ok(self.placed(seq, call.wait))
+        Ok(self.placed(Some(seq), call.wait))
     }
 
     fn send_new(
@@ -176,8 +178,6 @@ impl Awake {
         moment: &Moment,
     ) -> Result<(), Failure> {
         let outgoing = Outgoing {
-            sender: call.sender.clone(),
-            deliver_id,
             payload: call.payload.get().to_owned(),
             delivery_source: call.delivery_source.clone(),
             content_type: call.content_type.clone(),
@@ -185,24 +185,26 @@ impl Awake {
             conversation_id: call.conversation_id.clone(),
             reply_to: call.reply_to.clone(),
         };
-        self.send_delivery(&outgoing, launch, moment)
+        self.send_delivery(&call.sender, deliver_id, &outgoing, launch, moment)
     }
 
     /// Where a message is, with something to wait on where it is in flight and that is wanted.
-    fn placed(&mut self, seq: u64, wait: bool) -> Placed {
-        let in_flight = (wait && self.queue.is_in_flight(seq)).then(|| {
-            let (told, wait) = oneshot::channel();
-            self.waiting.entry(seq).or_default().push(told);
-            wait
-        });
-        Placed::At { seq, in_flight }
+    fn placed(&mut self, live: Option<u64>, wait: bool) -> Placed {
+        let in_flight = live
+            .filter(|seq| wait && self.queue.is_in_flight(*seq))
+            .map(|seq| {
+                let (told, wait) = oneshot::channel();
+                self.waiting.entry(seq).or_default().push(told);
+                wait
+            });
+        Placed::Here { in_flight }
     }
 
     /// The request's id where it is a ULID that nobody else's message has here, else one of its own: two senders must
-    /// never share one (docs/wire.md §6). It is also what callers know as `deliveryId`.
+    /// never share one (WIRE.md §6). It is also what callers know as `deliveryId`.
     fn frame_id(&self, request_id: &MessageId, moment: &Moment) -> Result<Ulid, Failure> {
         if let Some(id) = request_id.as_ulid()
-            && !self.tables.frame_id_is_used(id)?
+            && !self.frame_id_is_used(id)?
         {
             return Ok(id);
         }
@@ -220,13 +222,21 @@ impl Awake {
         Placed::Full
     }
 
-    fn delivery(&self, kept: &KeptDelivery) -> Delivery {
+    fn delivery(&self, kept: &Kept) -> Delivery {
         Delivery {
-            delivery_id: kept.deliver_id,
+            delivery_id: kept.identity.deliver_id,
             state: kept.state,
             queue_depth: count(self.queue.depth()),
             connected_sockets: u32::from(self.socket.is_some()),
         }
+    }
+}
+
+fn authority_of(call: &DeliverCall<'_>) -> Authority {
+    Authority {
+        jti: call.jti,
+        generation: call.generation.map(|generation| generation.to_string()),
+        pair_id: call.pair_id.as_ref().map(|id| id.as_str().to_owned()),
     }
 }
 

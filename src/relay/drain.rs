@@ -6,33 +6,31 @@
 
 use std::rc::Rc;
 
-use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::awake::{Awake, Moment};
+use super::failure::Failure;
 use super::rows::Outgoing;
-use super::session::{Awake, Failure, Moment, Session};
+use super::session::Session;
 use crate::app::App;
 use crate::clock;
 use crate::core::relay_queue::{Launch, Standing};
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::Deliver;
+use crate::protocol::ids::Ulid;
 use crate::trust;
 
 /// How long an answer about a sender is waited for: a little more than its object waits for D1.
 const ASK_TIMEOUT_MS: u64 = 2_500;
 
 impl Session {
-    /// Asks about senders, side by side, then sends on.
-    pub async fn ask_about(self: Rc<Self>, senders: Vec<AgentDid>) -> Result<(), Failure> {
-        let app = self.app()?;
-        let answers = join_all(senders.iter().map(|sender| standing_of(&app, sender))).await;
+    /// Asks about a sender, then sends on. One that is slow to be answered about keeps nobody else waiting.
+    pub async fn ask_about(self: Rc<Self>, sender: AgentDid) -> Result<(), Failure> {
+        let standing = standing_of(&self.app()?, &sender).await;
         self.step(|awake, moment| {
-            for (sender, standing) in senders.iter().zip(&answers) {
-                let changes = awake.queue.sender_is(sender, *standing, moment.now_ms);
-                awake.apply(changes, moment)?;
-            }
-            Ok(())
+            let changes = awake.queue.sender_is(&sender, standing, moment.now_ms);
+            awake.apply(changes, moment)
         })
     }
 }
@@ -57,29 +55,42 @@ impl Awake {
     pub(super) fn drain(&mut self, moment: &Moment) -> Result<(), Failure> {
         let pumped = self.queue.pump(moment.now_ms);
         self.ask.extend(pumped.ask);
+        self.remember_flight(moment)?;
         for launch in pumped.launches {
             // A send that fails ends the socket, and with it what is still to be launched here.
             if !self.queue.is_in_flight(launch.seq) {
                 continue;
             }
-            let Some(socket_id) = self.socket.as_ref().map(|socket| socket.it.socket_id.clone()) else {
-                break;
+            let stored = self.tables.outgoing(launch.seq)?;
+            let identity = self.identity(launch.seq).cloned();
+            let (Some(outgoing), Some(identity)) = (stored, identity) else {
+                return Err(Failure::new("a live message without its row"));
             };
-            match self.tables.launch(launch, &socket_id, moment.now_ms)? {
-                Some(outgoing) => self.send_delivery(&outgoing, launch, moment)?,
-                // Not live in SQL, so not here either.
-                None => {
-                    self.queue.settle(launch.seq);
-                    self.forget(launch.seq, moment);
-                }
-            }
+            self.send_delivery(&identity.sender, identity.deliver_id, &outgoing, launch, moment)?;
         }
         Ok(())
     }
 
-    /// Sends one message that is written as in flight.
+    /// Writes to the socket what is in flight on it: before it goes out, and after it was answered.
+    pub(super) fn remember_flight(&mut self, moment: &Moment) -> Result<(), Failure> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let progress_at_ms = self.queue.progress_at_ms().unwrap_or(socket.it.progress_at_ms);
+        let is_known = self.queue.in_flight().eq(socket.it.in_flight.iter().copied());
+        if is_known && progress_at_ms == socket.it.progress_at_ms {
+            return Ok(());
+        }
+        let in_flight = self.queue.in_flight().collect();
+        self.change_socket(moment, |it| {
+            it.in_flight = in_flight;
+            it.progress_at_ms = progress_at_ms;
+        })
+    }
+
+    /// Sends one message that is in flight.
     pub(super) fn send_delivery(
         &mut self,
+        sender: &AgentDid,
+        deliver_id: Ulid,
         outgoing: &Outgoing,
         launch: Launch,
         moment: &Moment,
@@ -90,9 +101,9 @@ impl Awake {
         let payload: &RawValue = serde_json::from_str(&outgoing.payload)
             .map_err(|_| Failure::new("a stored payload is not JSON"))?;
         let frame = Deliver {
-            id: outgoing.deliver_id,
+            id: deliver_id,
             ts_ms: moment.now_ms,
-            from: &outgoing.sender,
+            from: sender,
             to,
             payload,
             delivery_source: outgoing.delivery_source.as_deref(),
@@ -101,11 +112,11 @@ impl Awake {
             conversation_id: outgoing.conversation_id.as_deref(),
             reply_to: outgoing.reply_to.as_deref(),
         };
-        if launch.attempts > 1 {
+        if launch.attempts > 0 {
             let fields = json!({
                 "agentDid": to.as_str(),
-                "deliveryId": outgoing.deliver_id,
-                "attempt": launch.attempts,
+                "deliveryId": deliver_id,
+                "attempt": launch.attempts + 1,
             });
             moment.app.log.info("proxy.relay.retry", fields);
         }

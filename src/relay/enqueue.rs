@@ -4,20 +4,21 @@
 //! other, in the order they came, so that they arrive in it; a recipient that is slow keeps only its own waiting. Then
 //! trust is asked, as of the generation the socket knows, and the message goes to the recipient's session. Every frame
 //! whose id could be read is answered; connectors take a refusal for final, so a recipient's session that fails is called
-//! again first. One whose turn comes after its token was revoked, or its socket closed by us, is
-//! not passed on: the connector has no answer and sends it again on another socket, fully checked.
+//! again first. One whose turn comes after its token was revoked, or its socket closed by us, is not passed on, and has
+//! nobody who could be told: connectors do not send it again by themselves.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
-use futures_channel::oneshot;
 use serde_json::json;
 use worker::WebSocket;
 
+use super::awake::{Awake, Moment};
 use super::client::{self, RelayError};
+use super::failure::Failure;
+use super::open_socket::{self, Underway};
 use super::protocol::{DeliverCall, RelayCall, RelayReply};
-use super::session::{Awake, Failure, Moment, Session};
-use super::sockets::{self, Underway};
+use super::session::Session;
+use super::turns::Turn;
 use crate::app::App;
 use crate::clock;
 use crate::core::admission::Generation;
@@ -28,21 +29,11 @@ use crate::protocol::ids::{GroupId, Ulid};
 use crate::registry::identity;
 use crate::trust::store;
 
-/// Frames of one agent that wait for their turn, in bytes: they are in memory.
-const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// How long a frame may take from its turn on; whoever is behind it waits no longer than this.
 const PASS_ON_TIMEOUT_MS: u64 = 20_000;
 /// Pauses before a session that failed is called again. Connectors take a refusal for final, and what has just died is
 /// back in a moment.
 const AGAIN_AFTER_MS: [u64; 4] = [50, 250, 1_000, 4_000];
-
-/// Whose turn it is, by recipient.
-#[derive(Default)]
-pub struct Turns {
-    last: HashMap<AgentDid, (u64, oneshot::Receiver<()>)>,
-    next_number: u64,
-    waiting_bytes: usize,
-}
 
 /// A frame on its way.
 pub struct Job {
@@ -51,9 +42,7 @@ pub struct Job {
     sender: AgentDid,
     generation: Generation,
     underway: Rc<Underway>,
-    number: u64,
-    before: Option<oneshot::Receiver<()>>,
-    done: oneshot::Sender<()>,
+    turn: Turn,
 }
 
 impl Session {
@@ -69,29 +58,18 @@ impl Session {
             awake.answer_enqueue(&ws, enqueue.id, Err("rate limit exceeded"), moment)?;
             return Ok(None);
         }
-        let Some(it) = sockets::attachment(&ws) else {
+        let Some(it) = open_socket::attachment(&ws) else {
             return Ok(None);
         };
-        let mut turns = self.turns.borrow_mut();
-        let bytes = turns.waiting_bytes.saturating_add(enqueue.payload.get().len());
-        if bytes > MAX_WAITING_BYTES {
-            drop(turns);
-            awake.answer_enqueue(
-                &ws,
-                enqueue.id,
-                Err("too much is waiting to be passed on"),
-                moment,
-            )?;
+        let turn = self
+            .turns
+            .borrow_mut()
+            .take(&enqueue.to, enqueue.payload.get().len());
+        let Some(turn) = turn else {
+            let reason = "too much is waiting to be passed on";
+            awake.answer_enqueue(&ws, enqueue.id, Err(reason), moment)?;
             return Ok(None);
-        }
-        turns.waiting_bytes = bytes;
-        turns.next_number += 1;
-        let number = turns.next_number;
-        let (done, turn) = oneshot::channel();
-        let before = turns
-            .last
-            .insert(enqueue.to.clone(), (number, turn))
-            .map(|(_, before)| before);
+        };
         let (underway, sender, generation) = (self.begin(it.jti), it.agent, it.generation);
         Ok(Some(Job {
             enqueue,
@@ -99,33 +77,19 @@ impl Session {
             sender,
             generation,
             underway,
-            number,
-            before,
-            done,
+            turn,
         }))
     }
 
     /// Waits for the frame's turn, passes it on, answers it.
     pub async fn pass_on(self: Rc<Self>, mut job: Job) -> Result<(), Failure> {
-        if let Some(before) = job.before.take() {
-            // Done, or dropped with whoever was to do it: either way it is this one's turn.
+        if let Some(before) = job.turn.before.take() {
             let _ = before.await;
         }
         let outcome = self.pass_on_now(&job).await;
-        let mut turns = self.turns.borrow_mut();
-        turns.waiting_bytes = turns
-            .waiting_bytes
-            .saturating_sub(job.enqueue.payload.get().len());
-        if turns
-            .last
-            .get(&job.enqueue.to)
-            .is_some_and(|(number, _)| *number == job.number)
-        {
-            turns.last.remove(&job.enqueue.to);
-        }
-        drop(turns);
+        self.turns.borrow_mut().leave(&job.enqueue.to, &job.turn);
         let Job {
-            enqueue, ws, done, ..
+            enqueue, ws, turn, ..
         } = job;
         let answered = match outcome {
             Some(outcome) => {
@@ -133,13 +97,13 @@ impl Session {
             }
             None => Ok(()),
         };
-        drop(done);
+        drop(turn.done);
         answered
     }
 
     /// Nothing where the frame may no longer be passed on.
     async fn pass_on_now(self: &Rc<Self>, job: &Job) -> Option<Result<(), &'static str>> {
-        if job.underway.is_revoked() || sockets::attachment(&job.ws).is_none_or(|it| it.closed) {
+        if job.underway.is_revoked() || open_socket::attachment(&job.ws).is_none_or(|it| it.closed) {
             return None;
         }
         let passed = clock::within_ms(PASS_ON_TIMEOUT_MS, self.check_and_deliver(job)).await;
@@ -156,6 +120,7 @@ impl Session {
             match (reply, pauses.next()) {
                 (Ok(RelayReply::Delivery(_)), _) => return Ok(()),
                 (Ok(RelayReply::QueueFull), _) => return Err("the recipient's queue is full"),
+                (Ok(RelayReply::RequestIdReused), _) => return Err("this id was given to another message"),
                 (Err(RelayError::Failed), Some(pause_ms)) => clock::sleep_ms(pause_ms).await,
                 _ => return Err("the recipient's relay session does not answer"),
             }
@@ -176,6 +141,9 @@ impl Session {
             pair_id: None,
             sender_admitted: true,
             wait: false,
+            hash: None,
+            jti: Some(job.underway.jti),
+            generation: Some(job.generation),
         };
         if enqueue.to == job.sender {
             self.deliver(&enqueue.to, call)
@@ -193,10 +161,10 @@ impl Awake {
         let Some(socket) = &self.socket else {
             return Ok(false);
         };
-        let mut window = self.enqueued.later(socket.it.enqueued);
-        let admitted = window.admit(moment.app.config.rate.enqueue_per_minute, moment.now_ms);
-        self.enqueued = window;
-        self.change_socket(moment, |it| it.enqueued = window)?;
+        let mut bucket = self.enqueued.max(socket.it.enqueued);
+        let admitted = bucket.admit(moment.app.config.rate.enqueue_per_minute, moment.now_ms);
+        self.enqueued = bucket;
+        self.change_socket(moment, |it| it.enqueued = bucket)?;
         Ok(admitted)
     }
 
@@ -224,7 +192,7 @@ impl Awake {
 /// Whether the frame may be passed on now: its size, the trust between the two, its token.
 async fn may_pass(app: &App, job: &Job) -> Result<(), &'static str> {
     // The socket may have learned of a newer one since the frame came.
-    let generation = sockets::attachment(&job.ws).map_or(job.generation, |it| it.generation);
+    let generation = open_socket::attachment(&job.ws).map_or(job.generation, |it| it.generation);
     let Enqueue { to, group_id, .. } = &job.enqueue;
     if frame_len(job, app) > app.config.relay.max_frame_bytes {
         return Err("the message is too large to be delivered");

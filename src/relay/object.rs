@@ -10,8 +10,9 @@ use worker::{
     durable_object,
 };
 
+use super::failure::{Failure, log_failure};
 use super::protocol::{CONNECT_URL, RelayCall, RelayReply, RelayRequest};
-use super::session::{Failure, Session, log_failure};
+use super::session::Session;
 
 /// The object.
 #[durable_object]
@@ -45,9 +46,7 @@ impl DurableObject for AgentRelaySession {
     }
 
     async fn alarm(&self) -> worker::Result<Response> {
-        self.session.alarm_fired();
-        // Whatever is due, a step does; and it sets the next alarm.
-        if let Err(error) = self.session.step(|_, _| Ok(())) {
+        if let Err(error) = self.session.alarm().await {
             log_failure(&error);
             // The platform calls the alarm again, later each time.
             return Err(worker::Error::RustError("the alarm failed".into()));

@@ -1,21 +1,23 @@
 //! The SQL of receipts: those on their way to their senders (`outbox`, at the recipient's session), and those for this
-//! agent's own connector (`receipts`, at the sender's).
+//! agent's own connector (`pushes`, at the sender's).
 //!
 //! A row of the outbox is written together with the state it tells of, and deleted when the sender's session took it. A
-//! receipt is kept after it was pushed, until it expires, so that one told twice is pushed once.
+//! row of the pushes is deleted when the connector is known to have it. So each receipt costs two rows at either end.
 
 use serde::Deserialize;
 use worker::SqlStorageValue;
 
+use super::failure::Failure;
 use super::protocol::PushReceipt;
-use super::session::Failure;
 use super::tables::{Tables, int};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::receipt::ReceiptStatus;
 
-/// Rows looked at by one sweep.
-const SWEEP_ROWS: i64 = 200;
+/// Receipts kept for one agent's connector.
+pub const MAX_KEPT_RECEIPTS: u64 = 20_000;
+/// A receipt that is told again, because the answer was lost, is looked for among so many that came last.
+const TOLD_AGAIN_ROWS: u64 = 200;
 
 /// A receipt on its way to its sender's session.
 pub struct OutboxRow {
@@ -32,7 +34,7 @@ pub struct OutboxRow {
 }
 
 /// A receipt for this agent's connector.
-pub struct UnpushedRow {
+pub struct PushRow {
     /// Its number.
     pub seq: u64,
     /// The agent the message went to.
@@ -117,29 +119,41 @@ impl Tables {
         self.run(query, vec![int(due_at_ms), json_list(seqs)])
     }
 
-    /// Keeps a receipt for this agent's connector. One that says nothing new changes nothing.
+    /// Keeps a receipt for this agent's connector under this number. One that was just told is not kept twice.
     pub fn keep_receipt(
         &self,
+        seq: u64,
         recipient: &AgentDid,
         receipt: &PushReceipt,
         expires_at_ms: u64,
     ) -> Result<(), Failure> {
-        let query = "INSERT INTO receipts (request_id, recipient_did, status, reason, expires_at_ms, pushed) \
-                     VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (request_id, recipient_did) DO UPDATE SET \
-                     status = excluded.status, reason = excluded.reason, expires_at_ms = excluded.expires_at_ms, pushed = 0 \
-                     WHERE status <> excluded.status";
+        let query = "INSERT INTO pushes (seq, request_id, recipient_did, status, reason, expires_at_ms) \
+                     SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM pushes \
+                     WHERE seq > ?7 AND request_id = ?2 AND recipient_did = ?3 AND status = ?4)";
         let values = vec![
+            int(seq),
             receipt.request_id.to_string().into(),
             recipient.as_str().into(),
             receipt.status.as_str().into(),
             receipt.reason.clone().into(),
             int(expires_at_ms),
+            int(seq.saturating_sub(TOLD_AGAIN_ROWS)),
         ];
         self.run(query, values)
     }
 
-    /// Receipts that no socket has taken yet, oldest first.
-    pub fn unpushed(&self, limit: u32) -> Result<Vec<UnpushedRow>, Failure> {
+    /// The highest number among the receipts.
+    pub fn last_push(&self) -> Result<u64, Failure> {
+        #[derive(Deserialize)]
+        struct Row {
+            seq: Option<u64>,
+        }
+        let rows: Vec<Row> = self.rows("SELECT MAX(seq) AS seq FROM pushes", vec![])?;
+        Ok(rows.first().and_then(|row| row.seq).unwrap_or(0))
+    }
+
+    /// Receipts after this number, oldest first.
+    pub fn pushes_after(&self, seq: u64, limit: u32) -> Result<Vec<PushRow>, Failure> {
         #[derive(Deserialize)]
         struct Row {
             seq: u64,
@@ -148,10 +162,9 @@ impl Tables {
             status: ReceiptStatus,
             reason: Option<String>,
         }
-        let query = "SELECT seq, request_id, recipient_did, status, reason FROM receipts WHERE pushed = 0 \
-                     ORDER BY seq LIMIT ?";
-        let rows: Vec<Row> = self.rows(query, vec![int(limit.into())])?;
-        let read = |row: Row| UnpushedRow {
+        let query = "SELECT seq, request_id, recipient_did, status, reason FROM pushes WHERE seq > ? ORDER BY seq LIMIT ?";
+        let rows: Vec<Row> = self.rows(query, vec![int(seq), int(limit.into())])?;
+        let read = |row: Row| PushRow {
             seq: row.seq,
             recipient: row.recipient_did,
             receipt: PushReceipt {
@@ -163,31 +176,28 @@ impl Tables {
         Ok(rows.into_iter().map(read).collect())
     }
 
-    /// A socket took these.
-    pub fn pushed(&self, seqs: &[u64]) -> Result<(), Failure> {
-        let query = "UPDATE receipts SET pushed = 1 WHERE seq IN (SELECT value FROM json_each(?))";
-        self.run(query, vec![json_list(seqs)])
+    /// The connector has these.
+    pub fn pushed_through(&self, seq: u64) -> Result<(), Failure> {
+        self.run("DELETE FROM pushes WHERE seq <= ?", vec![int(seq)])
     }
 
-    /// Deletes the receipts at the front that have expired or are too many, a bounded number of them, and says when to
-    /// come again.
+    /// Deletes the receipts that nobody took in their time, or that are too many, and says when to come again.
     pub fn sweep_receipts(&self, now_ms: u64, max_kept: u64) -> Result<Option<u64>, Failure> {
+        let too_old = self.last_push()?.saturating_sub(max_kept);
+        let query = "DELETE FROM pushes WHERE expires_at_ms <= ? OR seq <= ?";
+        self.run(query, vec![int(now_ms), int(too_old)])?;
+        self.receipts_due_ms()
+    }
+
+    /// When the oldest receipt expires, Unix milliseconds.
+    pub fn receipts_due_ms(&self) -> Result<Option<u64>, Failure> {
         #[derive(Deserialize)]
         struct Row {
-            seq: u64,
             expires_at_ms: u64,
-            newest: u64,
         }
-        let query = "SELECT seq, expires_at_ms, (SELECT MAX(seq) FROM receipts) AS newest FROM receipts ORDER BY seq LIMIT ?";
-        let front: Vec<Row> = self.rows(query, vec![SqlStorageValue::Integer(SWEEP_ROWS)])?;
-        let goes = |row: &&Row| row.expires_at_ms <= now_ms || row.newest.saturating_sub(row.seq) >= max_kept;
-        if let Some(last) = front.iter().take_while(goes).last() {
-            self.run("DELETE FROM receipts WHERE seq <= ?", vec![int(last.seq)])?;
-        }
-        Ok(match front.iter().find(|row| !goes(row)) {
-            Some(row) => Some(row.expires_at_ms.max(now_ms)),
-            None => (!front.is_empty()).then_some(now_ms),
-        })
+        let query = "SELECT expires_at_ms FROM pushes ORDER BY seq LIMIT 1";
+        let rows: Vec<Row> = self.rows(query, vec![])?;
+        Ok(rows.first().map(|row| row.expires_at_ms))
     }
 }
 

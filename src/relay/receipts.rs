@@ -1,8 +1,9 @@
 //! Receipts: what became of a message, on its way back to who sent it.
 //!
 //! At the recipient's session a receipt changes the message's state and, in the same step, goes into the outbox: so it
-//! is told to the sender's session at least once, however often that cannot be reached. There it is kept until a socket
-//! took it, and pushed once. Only a message whose request id is a ULID has a frame: connectors refuse others (docs/wire.md
+//! is told to the sender's session at least once, however often that cannot be reached. There it is kept until the
+//! connector is known to have it: a heartbeat sent after it on the same socket was answered (WIRE.md §6); until then it
+//! is pushed once on each socket. Only a message whose request id is a ULID has a frame: connectors refuse others (WIRE.md
 //! §6); the state of every other is there to be asked for.
 //!
 //! A receipt for a message that is not known here (its outcome was swept) is kept as that message's outcome: it is the
@@ -15,20 +16,25 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use serde_json::json;
 
+use super::awake::{Awake, Moment};
 use super::client;
+use super::failure::Failure;
 use super::protocol::{PushReceipt, PushReceiptsCall, ReceiptCall, RelayCall, RelayReply, SessionStatus};
 use super::receipt_tables::OutboxRow;
-use super::rows::{First, KeptDelivery, NewDelivery};
-use super::session::{Awake, Failure, Moment, Session};
+use super::rows::{Identity, Kept};
+use super::session::Session;
 use crate::core::backoff::doubled;
 use crate::core::relay_queue::outcome;
+use crate::core::relay_queue::socket::Probe;
 use crate::protocol::did::AgentDid;
+use crate::protocol::frame;
+use crate::protocol::ids::Ulid;
 use crate::protocol::receipt::ReceiptStatus;
 
-/// Receipts kept for one agent's connector.
-pub const MAX_KEPT_RECEIPTS: u64 = 20_000;
 /// Receipts taken out of the outbox at a time.
 const BATCH: u32 = 100;
+/// Receipts read at a time to be pushed.
+const MAX_PUSHED: u32 = 100;
 /// Pauses before a receipt that was not taken is tried again: doubling, up to the limit.
 const RETRY_MS: u64 = 1_000;
 const MAX_RETRY_MS: u64 = 60_000;
@@ -43,7 +49,7 @@ impl Session {
         self.step(|awake, moment| {
             awake.belongs_to(agent);
             awake.store_agent()?;
-            match awake.tables.by_either_id(&call.sender, &call.request_id)? {
+            match awake.by_either_id(&call.sender, &call.request_id)? {
                 Some(kept) => awake.record(&kept, call, moment)?,
                 None => awake.record_unknown(call, moment)?,
             }
@@ -60,11 +66,12 @@ impl Session {
         self.step(|awake, moment| {
             awake.belongs_to(agent);
             awake.store_agent()?;
-            let expires_at_ms = moment.outcome_expires_at_ms();
+            let expires_at_ms = moment.now_ms.saturating_add(awake.tables.keep_ms);
             for receipt in &call.receipts {
+                awake.last_push += 1;
                 awake
                     .tables
-                    .keep_receipt(&call.recipient, receipt, expires_at_ms)?;
+                    .keep_receipt(awake.last_push, &call.recipient, receipt, expires_at_ms)?;
             }
             awake.will_sweep(expires_at_ms);
             awake.push_receipts(moment)?;
@@ -81,7 +88,7 @@ impl Session {
             let oldest = awake.queue.oldest_created_at_ms();
             Ok(RelayReply::Status(SessionStatus {
                 queue_depth: super::deliver::count(awake.queue.depth()),
-                in_flight: super::deliver::count(awake.queue.in_flight()),
+                in_flight: super::deliver::count(awake.queue.in_flight().len()),
                 queued_bytes: awake.queue.bytes(),
                 oldest_age_ms: oldest.map(|created_ms| moment.now_ms.saturating_sub(created_ms)),
                 connected_sockets: u32::from(awake.socket.is_some()),
@@ -148,79 +155,128 @@ impl Session {
 }
 
 impl Awake {
-    fn record(&mut self, kept: &KeptDelivery, call: &ReceiptCall, moment: &Moment) -> Result<(), Failure> {
+    /// Pushes receipts that this socket has not seen yet, and asks for a sign that they have arrived.
+    pub(super) fn push_receipts(&mut self, moment: &Moment) -> Result<(), Failure> {
+        while let Some(socket) = &self.socket {
+            let pushed_through = socket.it.pushed_through;
+            if pushed_through >= self.last_push {
+                break;
+            }
+            let rows = self.tables.pushes_after(pushed_through, MAX_PUSHED)?;
+            let through = match rows.last() {
+                Some(last) if rows.len() == MAX_PUSHED as usize => last.seq,
+                _ => self.last_push,
+            };
+            let nothing_out = rows.is_empty() && socket.it.confirmed_through == pushed_through;
+            self.change_socket(moment, |it| {
+                it.pushed_through = through;
+                if nothing_out {
+                    it.confirmed_through = through;
+                }
+            })?;
+            for row in &rows {
+                let receipt = &row.receipt;
+                let reason = receipt.reason.as_deref();
+                let (original, to) = (receipt.request_id, &row.recipient);
+                let id = moment.app.new_ulid()?;
+                let text = frame::receipt(id, moment.now_ms, original, to, receipt.status, reason);
+                if !self.send(&text, moment)? {
+                    return Ok(());
+                }
+            }
+            if rows.is_empty() {
+                break;
+            }
+        }
+        self.probe(moment)
+    }
+
+    /// A heartbeat after the receipts, where none is on its way already.
+    fn probe(&mut self, moment: &Moment) -> Result<(), Failure> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let through = socket.it.pushed_through;
+        if socket.it.probe.is_some() || socket.it.confirmed_through >= through {
+            return Ok(());
+        }
+        let id = moment.app.new_ulid()?;
+        self.change_socket(moment, |it| it.probe = Some(Probe { id, through }))?;
+        self.send(&frame::heartbeat(id, moment.now_ms), moment)
+            .map(|_| ())
+    }
+
+    /// A heartbeat of ours was answered: what was pushed before it has arrived.
+    pub(super) fn probe_answered(&mut self, id: Ulid, moment: &Moment) -> Result<(), Failure> {
+        let probe = self.socket.as_ref().and_then(|socket| socket.it.probe);
+        let Some(probe) = probe.filter(|probe| probe.id == id) else {
+            return Ok(());
+        };
+        self.tables.pushed_through(probe.through)?;
+        self.change_socket(moment, |it| {
+            it.probe = None;
+            it.confirmed_through = probe.through;
+        })?;
+        self.probe(moment)
+    }
+
+    fn record(&mut self, kept: &Kept, call: &ReceiptCall, moment: &Moment) -> Result<(), Failure> {
         if !outcome::is_news(call.status, kept.state) {
             return Ok(());
         }
         let state = outcome::state_of(call.status);
         let reason = call.reason.as_deref();
-        self.tables.finish(
-            kept.seq,
-            state,
-            reason,
-            moment.now_ms,
-            moment.outcome_expires_at_ms(),
-        )?;
-        if self.queue.settle(kept.seq) {
-            self.waiting.remove(&kept.seq);
+        match kept.live {
+            Some(seq) => {
+                self.queue.settle(seq, moment.now_ms);
+                self.finish(seq, state, reason, moment)?;
+                self.waiting.remove(&seq);
+            }
+            None => self.put_outcome(&kept.identity, state, reason, moment)?,
         }
-        self.forget(kept.seq, moment);
-        self.tell_sender(kept, call.status, reason, moment)
+        self.tell_sender(&kept.identity, call.status, reason, moment)
     }
 
     fn record_unknown(&mut self, call: &ReceiptCall, moment: &Moment) -> Result<(), Failure> {
         let deliver_id = match call.request_id.as_ulid() {
-            Some(id) if !self.tables.frame_id_is_used(id)? => id,
+            Some(id) if !self.frame_id_is_used(id)? => id,
             _ => moment.app.new_ulid()?,
         };
-        let seq = self.queue.number();
-        let expires_at_ms = moment.outcome_expires_at_ms();
-        self.tables.insert(NewDelivery {
-            seq,
-            request_id: &call.request_id,
-            sender: &call.sender,
+        let identity = Identity {
+            request_id: call.request_id.clone(),
+            sender: call.sender.clone(),
             deliver_id,
-            first: First::Done {
-                state: outcome::state_of(call.status),
-                reason: call.reason.clone(),
-            },
-            now_ms: moment.now_ms,
-            expires_at_ms,
-            delivery_source: None,
-            content_type: None,
-            group_id: None,
-            conversation_id: None,
-            reply_to: None,
-        })?;
-        self.will_sweep(expires_at_ms);
-        match self.tables.by_seq(seq)? {
-            Some(kept) => self.tell_sender(&kept, call.status, call.reason.as_deref(), moment),
-            None => Ok(()),
-        }
+            hash: None,
+        };
+        let reason = call.reason.as_deref();
+        self.put_outcome(&identity, outcome::state_of(call.status), reason, moment)?;
+        self.tell_sender(&identity, call.status, reason, moment)
     }
 
     /// A message of ours was given up: an operator's line, and a receipt.
-    pub(super) fn tell_dead_letter(&mut self, kept: &KeptDelivery, moment: &Moment) -> Result<(), Failure> {
-        let reason = kept.reason.as_deref();
+    pub(super) fn tell_dead_letter(
+        &mut self,
+        identity: &Identity,
+        reason: &str,
+        moment: &Moment,
+    ) -> Result<(), Failure> {
         let fields = json!({
             "agentDid": self.agent.as_ref().map(|agent| agent.as_str()),
-            "senderAgentDid": kept.sender.as_str(),
-            "messageId": kept.request_id.as_str(),
-            "deliveryId": kept.deliver_id,
+            "senderAgentDid": identity.sender.as_str(),
+            "messageId": identity.request_id.as_str(),
+            "deliveryId": identity.deliver_id,
             "reason": reason,
         });
         moment.app.log.warn("proxy.relay.dead_lettered", fields);
-        self.tell_sender(kept, ReceiptStatus::DeadLettered, reason, moment)
+        self.tell_sender(identity, ReceiptStatus::DeadLettered, Some(reason), moment)
     }
 
     fn tell_sender(
         &mut self,
-        kept: &KeptDelivery,
+        identity: &Identity,
         status: ReceiptStatus,
         reason: Option<&str>,
         moment: &Moment,
     ) -> Result<(), Failure> {
-        let Some(request_id) = kept.request_id.as_ulid() else {
+        let Some(request_id) = identity.request_id.as_ulid() else {
             return Ok(());
         };
         let receipt = PushReceipt {
@@ -228,12 +284,9 @@ impl Awake {
             status,
             reason: reason.map(str::to_owned),
         };
-        self.tables.put_in_outbox(
-            &kept.sender,
-            &receipt,
-            moment.now_ms,
-            moment.outcome_expires_at_ms(),
-        )?;
+        let expires_at_ms = moment.now_ms.saturating_add(self.tables.keep_ms);
+        self.tables
+            .put_in_outbox(&identity.sender, &receipt, moment.now_ms, expires_at_ms)?;
         self.outbox_due_ms = Some(moment.now_ms);
         Ok(())
     }

@@ -1,27 +1,44 @@
-//! The rows of deliveries as types: what is written of a new message, and what is read of any.
+//! Messages as types: what is written of one that arrives, what is read of one that is live, what is kept of any.
 
-use serde::Deserialize;
-
-use super::session::Failure;
 use crate::core::relay_queue::outcome::DeliveryState;
-use crate::core::relay_queue::{Launch, StoredRow};
+use crate::core::relay_queue::{Mark, StoredRow, Trouble};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
 
-/// A new message.
-pub struct NewDelivery<'a> {
-    /// Its number.
-    pub seq: u64,
+/// What names a message and tells it from others, as long as it is live and after.
+#[derive(Clone, Debug)]
+pub struct Identity {
     /// Its request's id.
-    pub request_id: &'a MessageId,
-    /// Who sends it.
-    pub sender: &'a AgentDid,
+    pub request_id: MessageId,
+    /// Who sent it.
+    pub sender: AgentDid,
     /// The `deliver` frame's id.
     pub deliver_id: Ulid,
-    /// Its first state.
-    pub first: First,
+    /// `calls::hash_of` its payload; not known of what an older version stored.
+    pub hash: Option<String>,
+}
+
+impl Identity {
+    /// The frame's id as it is stored: only where it is not the request's.
+    pub(super) fn stored_deliver_id(&self) -> Option<String> {
+        let same = self.request_id.as_ulid() == Some(self.deliver_id);
+        (!same).then(|| self.deliver_id.to_string())
+    }
+
+    /// Whether a message with this content is this one. What an older version stored is believed to be.
+    pub fn is_of(&self, hash: &str) -> bool {
+        self.hash.as_deref().is_none_or(|own| own == hash)
+    }
+}
+
+/// A new message.
+pub struct NewMail<'a> {
+    /// Its number.
+    pub seq: u64,
+    /// What names it.
+    pub identity: &'a Identity,
     /// Unix milliseconds.
-    pub now_ms: u64,
+    pub created_at_ms: u64,
     /// Unix milliseconds.
     pub expires_at_ms: u64,
     /// Fields of the frame.
@@ -34,64 +51,50 @@ pub struct NewDelivery<'a> {
     pub conversation_id: Option<&'a str>,
     /// Fields of the frame.
     pub reply_to: Option<&'a str>,
+    /// What its sender was admitted with.
+    pub authority: Authority,
+    /// The JSON text.
+    pub payload: &'a str,
 }
 
-/// The state a message begins with.
-pub enum First {
-    /// Live: in flight on this socket where there is a launch, else queued.
-    Live {
-        /// The send it begins with, and the socket.
-        launch: Option<(Launch, String)>,
-        /// The JSON text.
-        payload: String,
-    },
-    /// Done, for this reason.
-    Done {
-        /// Its state.
-        state: DeliveryState,
-        /// Why.
-        reason: Option<String>,
-    },
+/// What a message was accepted under; asked about again before it is sent (DESIGN.md §5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authority {
+    /// The sender's token.
+    pub jti: Option<Ulid>,
+    /// The sender's generation, as text.
+    pub generation: Option<String>,
+    /// The pair's id.
+    pub pair_id: Option<String>,
 }
 
 /// A live message at a wake.
-pub struct LiveDelivery {
-    /// What the queue needs of it; `due_at_ms` and in-flight as stored.
+pub struct LiveMail {
+    /// What the queue needs of it.
     pub row: StoredRow,
-    /// The `deliver` frame's id.
-    pub deliver_id: Ulid,
-    /// The socket it was last sent on.
-    pub sent_on: Option<String>,
-    /// Unix milliseconds of its last change of state.
-    pub status_updated_at_ms: u64,
+    /// What names it.
+    pub identity: Identity,
 }
 
 /// What is kept of any message.
-pub struct KeptDelivery {
-    /// Its number.
-    pub seq: u64,
-    /// Its request's id.
-    pub request_id: MessageId,
-    /// Who sent it.
-    pub sender: AgentDid,
-    /// The `deliver` frame's id.
-    pub deliver_id: Ulid,
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// What names it.
+    pub identity: Identity,
+    /// Its number, while it is live.
+    pub live: Option<u64>,
     /// Where it is.
     pub state: DeliveryState,
     /// Why, where it was dead-lettered.
     pub reason: Option<String>,
-    /// Unix milliseconds.
+    /// Unix milliseconds; until then this is kept.
     pub expires_at_ms: u64,
-    /// Unix milliseconds.
+    /// Unix milliseconds of the last change of state.
     pub status_updated_at_ms: u64,
 }
 
-/// What goes into a `deliver` frame.
+/// What goes into a `deliver` frame, beside what names it.
 pub struct Outgoing {
-    /// Who sent it.
-    pub sender: AgentDid,
-    /// The `deliver` frame's id.
-    pub deliver_id: Ulid,
     /// The JSON text.
     pub payload: String,
     /// Fields of the frame.
@@ -106,40 +109,6 @@ pub struct Outgoing {
     pub reply_to: Option<String>,
 }
 
-#[derive(Deserialize)]
-pub(super) struct KeptRow {
-    seq: u64,
-    request_id: MessageId,
-    sender_did: AgentDid,
-    deliver_id: Option<Ulid>,
-    state: String,
-    reason: Option<String>,
-    expires_at_ms: u64,
-    status_updated_at_ms: u64,
-}
-
-impl KeptRow {
-    pub(super) fn read(self) -> Result<KeptDelivery, Failure> {
-        let state = match self.state.as_str() {
-            "queued" | "in_flight" => DeliveryState::Queued,
-            "delivered" => DeliveryState::Delivered,
-            "delivered_to_webhook" => DeliveryState::DeliveredToWebhook,
-            "dead_lettered" => DeliveryState::DeadLettered,
-            _ => return Err(Failure::new("a stored delivery has an unknown state")),
-        };
-        Ok(KeptDelivery {
-            seq: self.seq,
-            deliver_id: frame_id(self.deliver_id, &self.request_id)?,
-            request_id: self.request_id,
-            sender: self.sender_did,
-            state,
-            reason: self.reason,
-            expires_at_ms: self.expires_at_ms,
-            status_updated_at_ms: self.status_updated_at_ms,
-        })
-    }
-}
-
 pub(super) fn stored_state(state: DeliveryState) -> &'static str {
     match state {
         DeliveryState::Queued => "queued",
@@ -149,9 +118,29 @@ pub(super) fn stored_state(state: DeliveryState) -> &'static str {
     }
 }
 
-/// A delivery whose frame has the request's id stores none of its own.
-pub(super) fn frame_id(stored: Option<Ulid>, request_id: &MessageId) -> Result<Ulid, Failure> {
-    stored
-        .or_else(|| request_id.as_ulid())
-        .ok_or_else(|| Failure::new("a stored delivery has no frame id"))
+pub(super) fn read_state(text: &str) -> Option<DeliveryState> {
+    Some(match text {
+        "delivered" => DeliveryState::Delivered,
+        "delivered_to_webhook" => DeliveryState::DeliveredToWebhook,
+        "dead_lettered" => DeliveryState::DeadLettered,
+        _ => return None,
+    })
+}
+
+pub(super) fn stored_mark(mark: Mark) -> Option<&'static str> {
+    match mark {
+        Mark::None => None,
+        Mark::Cut => Some("cut"),
+        Mark::Suspect => Some("suspect"),
+    }
+}
+
+/// A mark of a later version says at least that the message is not settled.
+pub(super) fn read_trouble(mark: Option<&str>, cuts: u32, breaks: u32) -> Trouble {
+    let mark = match mark {
+        None => Mark::None,
+        Some("suspect") => Mark::Suspect,
+        Some(_) => Mark::Cut,
+    };
+    Trouble { mark, cuts, breaks }
 }

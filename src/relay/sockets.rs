@@ -1,9 +1,8 @@
 //! The agent's socket: opening, superseding, what comes in on it, its silence, its end.
 //!
 //! One socket an agent. It hibernates: all that must be known of it after a wake is in its attachment
-//! (`core::relay_queue::socket`). Whoever closes a socket first marks its attachment, because the platform lists a
-//! socket until the other side has answered; nothing but an acceptance is taken from a socket so marked, and that is
-//! true whenever it comes. A socket that ends fails what was in flight on it, at once.
+//! (`core::relay_queue::socket`), what is in flight on it too. Nothing but an acceptance is taken from a socket that we
+//! closed, and that is true whenever it comes. Who ended a socket decides what that says about a message in flight.
 //!
 //! A revocation may fall between the admission of a connection and its socket. So a connection is `underway` before the
 //! trust object is asked once more, and from that answer on there is no `await` until the socket exists: a revocation
@@ -16,68 +15,22 @@ use std::rc::{Rc, Weak};
 use serde_json::json;
 use worker::{Request, Response, ResponseBuilder, WebSocket, WebSocketIncomingMessage, WebSocketPair};
 
+use super::awake::{Awake, Moment};
+use super::failure::Failure;
+use super::open_socket::{BROKEN, NORMAL, OpenSocket, POLICY, TOO_BIG, Underway, attachment};
 use super::protocol::{CONNECT_HEADER, ConnectCall, ConnectRefusal, RelayReply, RevokedSockets};
-use super::session::{Awake, Failure, META_REVOKED, Moment, Session, attachment_text};
+use super::session::Session;
 use crate::core::admission::Generation;
-use crate::core::relay_queue::DeadReason;
+use crate::core::relay_queue::rate::Bucket;
 use crate::core::relay_queue::socket::{Attachment, SocketStep};
+use crate::core::relay_queue::{DeadReason, EndedBy};
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, FrameError, InboundFrame};
 use crate::protocol::ids::Ulid;
 use crate::trust;
 
-/// Close codes (RFC 6455 §7.4.1; docs/wire.md §6).
-const NORMAL: u16 = 1000;
-const POLICY: u16 = 1008;
-const TOO_BIG: u16 = 1009;
-const BROKEN: u16 = 1011;
-
-/// Receipts pushed in one step; the next step pushes on.
-const MAX_PUSHED: u32 = 100;
-
-/// The agent's socket, and what it remembers.
-pub struct OpenSocket {
-    pub(super) ws: WebSocket,
-    pub(super) it: Attachment,
-}
-
-/// Something of the agent's that began and is not done: a revocation marks it.
-pub struct Underway {
-    jti: Ulid,
-    revoked: Cell<bool>,
-}
-
-impl Underway {
-    /// Whether it was revoked since it began.
-    pub fn is_revoked(&self) -> bool {
-        self.revoked.get()
-    }
-}
-
-/// What a socket remembers; nothing where it is not one of ours.
-pub fn attachment(ws: &WebSocket) -> Option<Attachment> {
-    let text: String = ws.deserialize_attachment().ok()??;
-    serde_json::from_str(&text).ok()
-}
-
-impl OpenSocket {
-    /// Writes what it remembers.
-    fn store(&self) -> Result<(), Failure> {
-        Ok(self.ws.serialize_attachment(attachment_text(&self.it))?)
-    }
-
-    fn is(&self, socket_id: &str) -> bool {
-        self.it.socket_id == socket_id
-    }
-
-    /// Marks it and tells the other side; never waits for it.
-    fn close(mut self, code: u16, reason: &str) {
-        self.it.closed = true;
-        // A socket that is gone already takes neither, and needs neither.
-        let _ = self.store();
-        let _ = self.ws.close(Some(code), Some(reason));
-    }
-}
+/// Heartbeats, and what is no frame, of one socket a minute (WIRE.md §8); more are ignored.
+const IDLE_PER_MINUTE: u32 = 240;
 
 impl Session {
     /// Opens a socket for the agent: 101, or JSON of a `ConnectRefusal`.
@@ -124,12 +77,10 @@ impl Session {
         awake.store_agent()?;
         let socket_id = u64::from_be_bytes(moment.app.random()?);
         let pair = WebSocketPair::new()?;
-        for ws in self.state.get_websockets() {
-            if let Some(it) = attachment(&ws).filter(|it| !it.closed) {
-                OpenSocket { ws, it }.close(NORMAL, "superseded_by_new_connection");
-            }
+        for socket in self.open_sockets() {
+            socket.close(NORMAL, "superseded_by_new_connection");
         }
-        awake.let_socket_go();
+        awake.let_socket_go(moment)?;
         self.state.accept_web_socket(&pair.server);
         let socket = OpenSocket {
             ws: pair.server,
@@ -138,12 +89,20 @@ impl Session {
                 agent: call.agent,
                 owner: call.owner,
                 jti: call.jti,
+                kid: call.kid,
                 ait_expires_at_ms: call.ait_expires_at_ms,
                 generation: call.generation,
                 opened_at_ms: moment.now_ms,
                 last_seen_ms: moment.now_ms,
-                heartbeat_at_ms: 0,
+                looked_at_ms: moment.now_ms,
+                asked_at_ms: moment.now_ms,
+                progress_at_ms: moment.now_ms,
+                in_flight: Vec::new(),
+                pushed_through: 0,
+                confirmed_through: 0,
+                probe: None,
                 enqueued: awake.enqueued,
+                idle: Bucket::default(),
                 closed: false,
             },
         };
@@ -178,17 +137,29 @@ impl Session {
                 awake.late_message(text.as_deref(), moment)?;
                 return Ok(None);
             }
-            awake.change_socket(moment, |it| it.last_seen_ms = moment.now_ms)?;
             if bytes > max_bytes {
                 awake.close_socket(TOO_BIG, "frame_too_large", moment)?;
             }
-            let Some(text) = text else { return Ok(None) };
-            match frame::parse_inbound(&text) {
+            let frame = match text.as_deref().map(frame::parse_inbound) {
+                Some(frame) => frame,
+                None => Err(FrameError::Unreadable),
+            };
+            let costs_us_time_alone = matches!(
+                frame,
+                Ok(InboundFrame::Heartbeat { .. }) | Err(FrameError::Unreadable | FrameError::Malformed)
+            );
+            let mut is_over_rate = false;
+            awake.change_socket(moment, |it| {
+                it.last_seen_ms = moment.now_ms;
+                is_over_rate = costs_us_time_alone && !it.idle.admit(IDLE_PER_MINUTE, moment.now_ms);
+            })?;
+            match frame {
+                _ if is_over_rate => {}
                 Ok(InboundFrame::Heartbeat { id }) => {
                     let answer = frame::heartbeat_ack(moment.app.new_ulid()?, moment.now_ms, id);
                     awake.send(&answer, moment)?;
                 }
-                Ok(InboundFrame::HeartbeatAck { .. }) => {}
+                Ok(InboundFrame::HeartbeatAck { ack_id }) => awake.probe_answered(ack_id, moment)?,
                 Ok(InboundFrame::DeliverAck { ack_id, accepted, .. }) => {
                     awake.acknowledged(ack_id, accepted, true, moment)?;
                 }
@@ -212,7 +183,7 @@ impl Session {
         self.step(|awake, moment| {
             let is_ended = |open: &OpenSocket| ended.as_ref().is_some_and(|it| open.is(&it.socket_id));
             if awake.socket.as_ref().is_some_and(is_ended) {
-                awake.socket_ended(code, "closed_by_connector", moment)?;
+                awake.socket_ended(EndedBy::Connector, code, "closed_by_connector", moment)?;
             }
             Ok(())
         })?;
@@ -246,14 +217,12 @@ impl Session {
         self.step(|awake, moment| {
             awake.belongs_to(agent);
             let mut closed = 0;
-            for ws in self.state.get_websockets() {
-                if let Some(it) = attachment(&ws).filter(|it| !it.closed && names(&it.jti)) {
-                    closed += 1;
-                    OpenSocket { ws, it }.close(POLICY, "revoked");
-                }
+            for socket in self.open_sockets().filter(|socket| names(&socket.it.jti)) {
+                closed += 1;
+                socket.close(POLICY, "revoked");
             }
             if awake.socket.as_ref().is_some_and(|open| names(&open.it.jti)) {
-                awake.socket_ended(POLICY, "revoked", moment)?;
+                awake.socket_ended(EndedBy::Us, POLICY, "revoked", moment)?;
             }
             if *which == RevokedSockets::Agent && !awake.revoked {
                 awake.store_agent()?;
@@ -305,73 +274,49 @@ impl Awake {
         Ok(false)
     }
 
-    /// Heartbeats, silence, the end of the token (docs/wire.md §6).
+    /// Silence, frames that nobody answers, the end of the token (WIRE.md §6).
     pub(super) fn look_after_socket(&mut self, moment: &Moment) -> Result<(), Failure> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        match socket.it.step(moment.socket_times(), moment.now_ms) {
-            SocketStep::Nothing => Ok(()),
-            SocketStep::Heartbeat => {
-                self.change_socket(moment, |it| it.heartbeat_at_ms = moment.now_ms)?;
-                let heartbeat = frame::heartbeat(moment.app.new_ulid()?, moment.now_ms);
-                self.send(&heartbeat, moment).map(|_| ())
-            }
+        match socket.it.step(moment.now_ms) {
             SocketStep::CloseSilent => self.close_socket(BROKEN, "silent", moment),
             SocketStep::CloseExpired => self.close_socket(POLICY, "token_expired", moment),
+            SocketStep::Nothing if self.queue.is_stalled(moment.now_ms) => {
+                self.close_socket(BROKEN, "delivery_unacknowledged", moment)
+            }
+            SocketStep::Nothing => Ok(()),
         }
     }
 
-    /// Pushes receipts that no socket has taken yet (docs/wire.md §6).
-    pub(super) fn push_receipts(&mut self, moment: &Moment) -> Result<(), Failure> {
-        if self.socket.is_none() {
-            return Ok(());
-        }
-        loop {
-            let unpushed = self.tables.unpushed(MAX_PUSHED)?;
-            let mut taken = Vec::with_capacity(unpushed.len());
-            for row in &unpushed {
-                let receipt = &row.receipt;
-                let id = moment.app.new_ulid()?;
-                let reason = receipt.reason.as_deref();
-                let (original, to) = (receipt.request_id, &row.recipient);
-                let text = frame::receipt(id, moment.now_ms, original, to, receipt.status, reason);
-                if !self.send(&text, moment)? {
-                    break;
-                }
-                taken.push(row.seq);
-            }
-            if !taken.is_empty() {
-                self.tables.pushed(&taken)?;
-            }
-            if taken.len() < MAX_PUSHED as usize {
-                return Ok(());
-            }
-        }
-    }
-
-    fn close_socket(&mut self, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
-        if let Some(socket) = self.let_socket_go() {
+    pub(super) fn close_socket(&mut self, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
+        if let Some(socket) = self.let_socket_go(moment)? {
             socket.close(code, reason);
-            self.socket_ended(code, reason, moment)?;
+            self.socket_ended(EndedBy::Us, code, reason, moment)?;
         }
         Ok(())
     }
 
-    /// The socket is gone: everything in flight on it has failed.
-    fn socket_ended(&mut self, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
-        self.let_socket_go();
-        let agent = self.agent.as_ref().map(|agent| agent.as_str());
-        let fields =
-            json!({ "agentDid": agent, "code": code, "reason": reason, "queueDepth": self.queue.depth() });
+    /// The socket is gone: what was in flight on it waits for the next.
+    fn socket_ended(&mut self, by: EndedBy, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
+        self.let_socket_go(moment)?;
+        let fields = json!({
+            "agentDid": self.agent.as_ref().map(|agent| agent.as_str()),
+            "code": code,
+            "reason": reason,
+            "queueDepth": self.queue.depth(),
+            "inFlight": self.queue.in_flight().len(),
+        });
         moment.app.log.info("proxy.relay.disconnect", fields);
-        let changes = self.queue.disconnected(moment.now_ms);
+        let changes = self.queue.disconnected(by, moment.now_ms);
         self.apply(changes, moment)
     }
 
-    /// Its rate outlives it, or a new connection would start a new minute.
-    fn let_socket_go(&mut self) -> Option<OpenSocket> {
-        let socket = self.socket.take()?;
-        self.enqueued = self.enqueued.later(socket.it.enqueued);
-        Some(socket)
+    fn let_socket_go(&mut self, moment: &Moment) -> Result<Option<OpenSocket>, Failure> {
+        let socket = self.socket.take();
+        if let Some(socket) = &socket {
+            self.enqueued = self.enqueued.max(socket.it.enqueued);
+            self.store_enqueued(moment.now_ms)?;
+        }
+        Ok(socket)
     }
 
     /// From a socket that was closed: an acceptance is true whenever it comes.
@@ -391,21 +336,13 @@ impl Awake {
         on_this_socket: bool,
         moment: &Moment,
     ) -> Result<(), Failure> {
-        let Some(seq) = self.frames.get(&frame_id).copied() else {
+        let Some(seq) = self.of_frame(frame_id) else {
             return Ok(());
         };
         let change = self
             .queue
             .acknowledged(seq, accepted, on_this_socket, moment.now_ms, moment.chance());
         self.apply(change, moment)
-    }
-
-    /// Past every eviction.
-    pub(super) fn set_revoked(&mut self, since_ms: Option<u64>) -> Result<(), Failure> {
-        self.tables
-            .set_meta(META_REVOKED, since_ms.map(|ms| ms.to_string()).as_deref())?;
-        self.revoked = since_ms.is_some();
-        Ok(())
     }
 
     /// What the open socket remembers, changed and written. A socket that cannot be written to is gone.

@@ -1,50 +1,65 @@
-//! The SQL of deliveries: one row per message, live or done.
+//! The SQL of messages: `mail` for those that are live, tables of outcomes for those that were (`relay_queue::schema`).
 //!
-//! A row is written before its frame is sent, and holds the payload exactly as long as the message is live; what
-//! remains is its outcome, which makes a repeated request idempotent (docs/wire.md §6) and answers
-//! `GET /v1/relay/delivery-receipts`, until it is swept.
-//!
-//! Costs, in rows written (storage bills them, indexes included): a message that goes out at once and is acknowledged
-//! takes 3 and 1. So: `deliver_id` is stored, and indexed, only where it is not the request's id; the index of live
-//! rows depends on `payload` alone, which no change among live states touches; numbers are the queue's, without
-//! AUTOINCREMENT; nothing is indexed by expiry, because rows are swept from the front, oldest first. Nothing here costs
-//! more for rows that are done.
+//! A message's row is written before its frame is sent. When it ends, the row goes and its outcome is written, in the
+//! same step; the outcome makes a repeated request idempotent (WIRE.md §6) and answers
+//! `GET /v1/relay/delivery-receipts`, for `keep_ms` at least. A table of outcomes takes what ends within half of that
+//! and is dropped whole, for which storage bills nothing.
 
 use serde::Deserialize;
 use worker::{SqlStorage, SqlStorageValue};
 
+use super::failure::Failure;
 use super::rows::{
-    First, KeptDelivery, KeptRow, LiveDelivery, NewDelivery, Outgoing, frame_id, stored_state,
+    Identity, Kept, LiveMail, NewMail, Outgoing, read_state, read_trouble, stored_mark, stored_state,
 };
-use super::session::Failure;
+use crate::core::relay_queue::calls::is_notice;
 use crate::core::relay_queue::outcome::DeliveryState;
-use crate::core::relay_queue::schema::SCHEMA;
-use crate::core::relay_queue::{Launch, Place, StoredRow};
+use crate::core::relay_queue::schema::{self, OUTCOMES_PREFIX};
+use crate::core::relay_queue::{StoredRow, Trouble};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
 
-/// Rows looked at by one sweep.
-const SWEEP_ROWS: i64 = 200;
-
-const KEPT: &str =
-    "seq, request_id, sender_did, deliver_id, state, reason, expires_at_ms, status_updated_at_ms";
+/// How long an outcome is kept at least.
+const MIN_KEEP_MS: u64 = 24 * 3_600_000;
 
 /// The session's tables.
-#[derive(Clone)]
 pub struct Tables {
     pub(super) sql: SqlStorage,
+    /// When the tables of outcomes begin, Unix milliseconds, ascending.
+    outcomes: Vec<u64>,
+    /// How long an outcome is kept.
+    pub(super) keep_ms: u64,
 }
 
 impl Tables {
-    /// The tables, made where they are not there yet.
-    pub fn open(sql: SqlStorage) -> Result<Self, Failure> {
-        sql.exec(SCHEMA, None)?;
-        Ok(Self { sql })
+    /// The tables, made where they are not there yet. What an older version left is taken over.
+    pub fn open(sql: SqlStorage, ttl_ms: u64, now_ms: u64) -> Result<Self, Failure> {
+        sql.exec(schema::SCHEMA, None)?;
+        let mut tables = Self {
+            sql,
+            outcomes: Vec::new(),
+            keep_ms: ttl_ms.max(MIN_KEEP_MS),
+        };
+        let names = tables.names()?;
+        tables.outcomes = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(OUTCOMES_PREFIX)?.parse().ok())
+            .collect();
+        tables.outcomes.sort_unstable();
+        let [deliveries, receipts] = schema::OLD_TABLES.map(|old| names.iter().any(|name| name == old));
+        if deliveries {
+            let since_ms = tables.current_outcomes(now_ms)?;
+            tables.sql.exec(&schema::take_over_deliveries(since_ms), None)?;
+        }
+        if receipts {
+            tables.sql.exec(schema::TAKE_OVER_RECEIPTS, None)?;
+        }
+        Ok(tables)
     }
 
     /// Whether there are any.
     pub fn exist(sql: &SqlStorage) -> Result<bool, Failure> {
-        let query = "SELECT 1 AS found FROM sqlite_master WHERE name = 'deliveries'";
+        let query = "SELECT 1 AS found FROM sqlite_master WHERE name IN ('mail', 'deliveries')";
         Ok(!sql.exec(query, None)?.to_array::<serde_json::Value>()?.is_empty())
     }
 
@@ -70,158 +85,84 @@ impl Tables {
     }
 
     /// Every live message, oldest first. Payloads are not read.
-    pub fn live(&self) -> Result<Vec<LiveDelivery>, Failure> {
+    pub fn live(&self) -> Result<Vec<LiveMail>, Failure> {
         #[derive(Deserialize)]
         struct Row {
             seq: u64,
             request_id: MessageId,
             sender_did: AgentDid,
             deliver_id: Option<Ulid>,
-            state: String,
+            hash: Option<String>,
             attempts: u32,
             due_at_ms: u64,
-            sent_on: Option<String>,
+            mark: Option<String>,
+            cuts: u32,
+            breaks: u32,
             created_at_ms: u64,
             expires_at_ms: u64,
-            status_updated_at_ms: u64,
             bytes: u64,
+            delivery_source: Option<String>,
         }
-        let query = "SELECT seq, request_id, sender_did, deliver_id, state, attempts, due_at_ms, sent_on, created_at_ms, \
-                     expires_at_ms, status_updated_at_ms, bytes FROM deliveries WHERE payload IS NOT NULL ORDER BY seq";
+        let query = "SELECT seq, request_id, sender_did, deliver_id, hash, attempts, due_at_ms, mark, cuts, breaks, \
+                     created_at_ms, expires_at_ms, bytes, delivery_source FROM mail ORDER BY seq";
         let rows: Vec<Row> = self.rows(query, vec![])?;
         let live = rows.into_iter().map(|row| {
-            let place = match row.state.as_str() {
-                "in_flight" => Place::InFlight {
-                    deadline_ms: row.due_at_ms,
-                },
-                _ => Place::Waiting {
-                    due_at_ms: row.due_at_ms,
-                },
-            };
-            Ok(LiveDelivery {
-                deliver_id: frame_id(row.deliver_id, &row.request_id)?,
+            Ok(LiveMail {
                 row: StoredRow {
                     seq: row.seq,
-                    sender: row.sender_did,
+                    sender: row.sender_did.clone(),
+                    notice: row.delivery_source.as_deref().is_some_and(is_notice),
                     bytes: row.bytes,
                     attempts: row.attempts,
-                    place,
+                    trouble: read_trouble(row.mark.as_deref(), row.cuts, row.breaks),
+                    due_at_ms: row.due_at_ms,
                     created_at_ms: row.created_at_ms,
                     expires_at_ms: row.expires_at_ms,
                 },
-                sent_on: row.sent_on,
-                status_updated_at_ms: row.status_updated_at_ms,
+                identity: Identity {
+                    deliver_id: frame_id(row.deliver_id, &row.request_id)?,
+                    request_id: row.request_id,
+                    sender: row.sender_did,
+                    hash: row.hash,
+                },
             })
         });
         live.collect()
     }
 
-    /// A number above every number stored.
-    pub fn next_seq(&self) -> Result<u64, Failure> {
-        #[derive(Deserialize)]
-        struct Row {
-            seq: Option<u64>,
-        }
-        let rows: Vec<Row> = self.rows("SELECT MAX(seq) AS seq FROM deliveries", vec![])?;
-        Ok(rows.first().and_then(|row| row.seq).map_or(1, |seq| seq + 1))
-    }
-
-    /// The message of this request.
-    pub fn by_request(
-        &self,
-        sender: &AgentDid,
-        request_id: &MessageId,
-    ) -> Result<Option<KeptDelivery>, Failure> {
-        self.kept(
-            "request_id = ? AND sender_did = ?",
-            vec![request_id.as_str().into(), sender.as_str().into()],
-        )
-    }
-
-    /// The message that either id names: its request's, or its `deliver` frame's.
-    pub fn by_either_id(&self, sender: &AgentDid, id: &MessageId) -> Result<Option<KeptDelivery>, Failure> {
-        if let Some(kept) = self.by_request(sender, id)? {
-            return Ok(Some(kept));
-        }
-        self.kept(
-            "deliver_id = ? AND sender_did = ?",
-            vec![id.as_str().into(), sender.as_str().into()],
-        )
-    }
-
-    /// The message of this number.
-    pub fn by_seq(&self, seq: u64) -> Result<Option<KeptDelivery>, Failure> {
-        self.kept("seq = ?", vec![int(seq)])
-    }
-
-    /// Whether a message here has, or may yet get, this frame id: no two senders may share one (docs/wire.md §6).
-    pub fn frame_id_is_used(&self, id: Ulid) -> Result<bool, Failure> {
-        let text = id.to_string();
-        let query = "SELECT 1 AS used FROM deliveries WHERE request_id = ? \
-                     UNION ALL SELECT 1 FROM deliveries WHERE deliver_id = ? LIMIT 1";
-        Ok(!self
-            .rows::<serde_json::Value>(query, vec![text.as_str().into(), text.as_str().into()])?
-            .is_empty())
-    }
-
     /// Writes a new message.
-    pub fn insert(&self, new: NewDelivery<'_>) -> Result<(), Failure> {
-        let same_id = new.request_id.as_ulid() == Some(new.deliver_id);
-        let deliver_id = (!same_id).then(|| new.deliver_id.to_string());
-        let (state, reason, attempts, due_at_ms, sent_on, payload) = match new.first {
-            First::Live {
-                launch: Some((launch, socket)),
-                payload,
-            } => (
-                "in_flight",
-                None,
-                launch.attempts,
-                launch.deadline_ms,
-                Some(socket),
-                Some(payload),
-            ),
-            First::Live {
-                launch: None,
-                payload,
-            } => ("queued", None, 0, new.now_ms, None, Some(payload)),
-            First::Done { state, reason } => (stored_state(state), reason, 0, new.now_ms, None, None),
-        };
-        let bytes = payload.as_ref().map_or(0, String::len) as u64;
-        let query = "INSERT INTO deliveries (seq, request_id, sender_did, deliver_id, state, reason, attempts, due_at_ms, \
-                     sent_on, created_at_ms, expires_at_ms, status_updated_at_ms, bytes, delivery_source, content_type, \
-                     group_id, conversation_id, reply_to, payload) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    pub fn insert(&self, new: &NewMail<'_>) -> Result<(), Failure> {
+        let query = "INSERT INTO mail (seq, request_id, sender_did, deliver_id, hash, attempts, due_at_ms, created_at_ms, \
+                     expires_at_ms, bytes, delivery_source, content_type, group_id, conversation_id, reply_to, jti, \
+                     generation, pair_id, payload) \
+                     VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let values = vec![
             int(new.seq),
-            new.request_id.as_str().into(),
-            new.sender.as_str().into(),
-            deliver_id.into(),
-            state.into(),
-            reason.into(),
-            int(attempts.into()),
-            int(due_at_ms),
-            sent_on.into(),
-            int(new.now_ms),
+            new.identity.request_id.as_str().into(),
+            new.identity.sender.as_str().into(),
+            new.identity.stored_deliver_id().into(),
+            new.identity.hash.clone().into(),
+            int(new.created_at_ms),
+            int(new.created_at_ms),
             int(new.expires_at_ms),
-            int(new.now_ms),
-            int(bytes),
+            int(new.payload.len() as u64),
             new.delivery_source.into(),
             new.content_type.into(),
             new.group_id.map(|id| id.to_string()).into(),
             new.conversation_id.into(),
             new.reply_to.into(),
-            payload.into(),
+            new.authority.jti.map(|jti| jti.to_string()).into(),
+            new.authority.generation.clone().into(),
+            new.authority.pair_id.clone().into(),
+            new.payload.into(),
         ];
         self.run(query, values)
     }
 
-    /// Writes a send, and returns what is to be sent; nothing where the message is not live.
-    pub fn launch(&self, launch: Launch, socket: &str, now_ms: u64) -> Result<Option<Outgoing>, Failure> {
+    /// What is to be sent of a live message.
+    pub fn outgoing(&self, seq: u64) -> Result<Option<Outgoing>, Failure> {
         #[derive(Deserialize)]
         struct Row {
-            request_id: MessageId,
-            sender_did: AgentDid,
-            deliver_id: Option<Ulid>,
             payload: String,
             delivery_source: Option<String>,
             content_type: Option<String>,
@@ -229,23 +170,9 @@ impl Tables {
             conversation_id: Option<String>,
             reply_to: Option<String>,
         }
-        let query = "UPDATE deliveries SET state = 'in_flight', attempts = ?, due_at_ms = ?, sent_on = ?, \
-                     status_updated_at_ms = ? WHERE seq = ? AND payload IS NOT NULL \
-                     RETURNING request_id, sender_did, deliver_id, payload, delivery_source, content_type, group_id, \
-                     conversation_id, reply_to";
-        let values = vec![
-            int(launch.attempts.into()),
-            int(launch.deadline_ms),
-            socket.into(),
-            int(now_ms),
-            int(launch.seq),
-        ];
-        let Some(row) = self.rows::<Row>(query, values)?.into_iter().next() else {
-            return Ok(None);
-        };
-        Ok(Some(Outgoing {
-            deliver_id: frame_id(row.deliver_id, &row.request_id)?,
-            sender: row.sender_did,
+        let query = "SELECT payload, delivery_source, content_type, group_id, conversation_id, reply_to FROM mail WHERE seq = ?";
+        let row = self.rows::<Row>(query, vec![int(seq)])?.into_iter().next();
+        Ok(row.map(|row| Outgoing {
             payload: row.payload,
             delivery_source: row.delivery_source,
             content_type: row.content_type,
@@ -255,80 +182,102 @@ impl Tables {
         }))
     }
 
-    /// Writes that a send failed.
-    pub fn requeue(&self, seq: u64, due_at_ms: u64, now_ms: u64) -> Result<(), Failure> {
-        let query = "UPDATE deliveries SET state = 'queued', due_at_ms = ?, sent_on = NULL, status_updated_at_ms = ? \
-                     WHERE seq = ? AND payload IS NOT NULL";
-        self.run(query, vec![int(due_at_ms), int(now_ms), int(seq)])
+    /// Writes that a message was refused.
+    pub fn requeue(&self, seq: u64, attempts: u32, due_at_ms: u64) -> Result<(), Failure> {
+        let query =
+            "UPDATE mail SET attempts = ?, due_at_ms = ?, mark = NULL, cuts = 0, breaks = 0 WHERE seq = ?";
+        self.run(query, vec![int(attempts.into()), int(due_at_ms), int(seq)])
     }
 
-    /// Writes a message's outcome and drops its payload; the outcome is kept until `expires_at_ms`.
-    pub fn finish(
-        &self,
-        seq: u64,
+    /// Writes what a broken connection says about a message.
+    pub fn cut(&self, seq: u64, trouble: Trouble) -> Result<(), Failure> {
+        let query = "UPDATE mail SET mark = ?, cuts = ?, breaks = ? WHERE seq = ?";
+        let values = vec![
+            stored_mark(trouble.mark).into(),
+            int(trouble.cuts.into()),
+            int(trouble.breaks.into()),
+            int(seq),
+        ];
+        self.run(query, values)
+    }
+
+    /// A message is live no more.
+    pub fn remove(&self, seq: u64) -> Result<(), Failure> {
+        self.run("DELETE FROM mail WHERE seq = ?", vec![int(seq)])
+    }
+
+    /// Writes an outcome. One that is there already is changed where it is.
+    pub fn put_outcome(
+        &mut self,
+        identity: &Identity,
         state: DeliveryState,
         reason: Option<&str>,
         now_ms: u64,
-        expires_at_ms: u64,
-    ) -> Result<Option<KeptDelivery>, Failure> {
+    ) -> Result<(), Failure> {
+        let (request, sender) = (identity.request_id.as_str(), identity.sender.as_str());
+        let there = self.find_outcome("request_id = ? AND sender_did = ?", &[request, sender])?;
+        let since_ms = match there {
+            Some((since_ms, _)) => since_ms,
+            None => self.current_outcomes(now_ms)?,
+        };
         let query = format!(
-            "UPDATE deliveries SET state = ?, reason = ?, expires_at_ms = ?, status_updated_at_ms = ?, bytes = 0, \
-             sent_on = NULL, payload = NULL WHERE seq = ? RETURNING {KEPT}"
+            "INSERT INTO outcomes_{since_ms} (request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, sender_did) DO UPDATE SET \
+             state = excluded.state, reason = excluded.reason, status_updated_at_ms = excluded.status_updated_at_ms"
         );
         let values = vec![
+            request.into(),
+            sender.into(),
+            identity.stored_deliver_id().into(),
+            identity.hash.clone().into(),
             stored_state(state).into(),
             reason.into(),
-            int(expires_at_ms),
             int(now_ms),
-            int(seq),
         ];
-        self.rows::<KeptRow>(&query, values)?
-            .into_iter()
-            .next()
-            .map(KeptRow::read)
-            .transpose()
+        self.run(&query, values)
     }
 
-    /// Deletes the outcomes at the front that have expired, a bounded number of them, and says when to come again.
-    ///
-    /// What is done expires nearly in the order it came. What was dead-lettered late is kept longer and holds up what
-    /// is behind it, for as long as messages may wait at most.
-    pub fn sweep(&self, now_ms: u64) -> Result<Option<u64>, Failure> {
-        #[derive(Deserialize)]
-        struct Row {
-            seq: u64,
-            expires_at_ms: u64,
-            live: u8,
-        }
-        let query =
-            "SELECT seq, expires_at_ms, payload IS NOT NULL AS live FROM deliveries ORDER BY seq LIMIT ?";
-        let front: Vec<Row> = self.rows(query, vec![SqlStorageValue::Integer(SWEEP_ROWS)])?;
-        let expired = |row: &&Row| row.live == 0 && row.expires_at_ms <= now_ms;
-        let last = front.iter().take_while(expired).last();
-        if let Some(last) = last {
-            self.run("DELETE FROM deliveries WHERE seq <= ?", vec![int(last.seq)])?;
-        }
-        let first_left = front.iter().find(|row| !expired(row));
-        Ok(match first_left {
-            Some(row) => Some(row.expires_at_ms.max(now_ms)),
-            // The whole batch went: there may be more.
-            None => (!front.is_empty()).then_some(now_ms),
-        })
+    /// The outcome of this request.
+    pub fn outcome(&self, sender: &AgentDid, request_id: &MessageId) -> Result<Option<Kept>, Failure> {
+        let condition = "request_id = ? AND sender_did = ?";
+        let found = self.find_outcome(condition, &[request_id.as_str(), sender.as_str()])?;
+        Ok(found.map(|(_, kept)| kept))
     }
 
-    /// When the first of what is stored expires, Unix milliseconds, as far as the front of the tables says.
-    pub fn first_expiry_ms(&self) -> Result<Option<u64>, Failure> {
-        #[derive(Deserialize)]
-        struct Row {
-            expires_at_ms: u64,
+    /// The outcome of the message whose `deliver` frame has this id, where that is not its request's.
+    pub fn outcome_of_frame(&self, sender: &AgentDid, id: &MessageId) -> Result<Option<Kept>, Failure> {
+        let condition = "deliver_id = ? AND sender_did = ?";
+        let found = self.find_outcome(condition, &[id.as_str(), sender.as_str()])?;
+        Ok(found.map(|(_, kept)| kept))
+    }
+
+    /// Whether a message that ended had this frame id, or could have had it.
+    pub fn had_frame_id(&self, id: Ulid) -> Result<bool, Failure> {
+        let id = id.to_string();
+        Ok(self.find_outcome("request_id = ?", &[&id])?.is_some()
+            || self.find_outcome("deliver_id = ?", &[&id])?.is_some())
+    }
+
+    /// Drops the outcomes that were kept for long enough, and says when to come again.
+    pub fn sweep_outcomes(&mut self, now_ms: u64) -> Result<Option<u64>, Failure> {
+        while let Some(due_ms) = self.outcomes_due_ms() {
+            if due_ms > now_ms {
+                return Ok(Some(due_ms));
+            }
+            let since_ms = self.outcomes.remove(0);
+            self.sql
+                .exec(&format!("DROP TABLE IF EXISTS outcomes_{since_ms}"), None)?;
         }
-        let query = "SELECT * FROM (SELECT expires_at_ms FROM deliveries ORDER BY seq LIMIT 1) \
-                     UNION ALL SELECT * FROM (SELECT expires_at_ms FROM receipts ORDER BY seq LIMIT 1)";
-        Ok(self
-            .rows::<Row>(query, vec![])?
-            .into_iter()
-            .map(|row| row.expires_at_ms)
-            .min())
+        Ok(None)
+    }
+
+    /// When the oldest outcomes may go: nothing is written to a table once the next has begun, or half of `keep_ms` has
+    /// passed.
+    pub fn outcomes_due_ms(&self) -> Option<u64> {
+        let first_ms = *self.outcomes.first()?;
+        let over_ms = first_ms.saturating_add(self.keep_ms / 2);
+        let closed_ms = self.outcomes.get(1).copied().unwrap_or(over_ms);
+        Some(closed_ms.saturating_add(self.keep_ms))
     }
 
     /// Bytes of the database.
@@ -336,13 +285,69 @@ impl Tables {
         self.sql.database_size() as u64
     }
 
-    fn kept(&self, condition: &str, values: Vec<SqlStorageValue>) -> Result<Option<KeptDelivery>, Failure> {
-        let query = format!("SELECT {KEPT} FROM deliveries WHERE {condition}");
-        self.rows::<KeptRow>(&query, values)?
-            .into_iter()
-            .next()
-            .map(KeptRow::read)
-            .transpose()
+    /// The table that outcomes of this moment go to, made where it is not there yet. One that begins in the future (a
+    /// clock stood ahead) is left to its time.
+    fn current_outcomes(&mut self, now_ms: u64) -> Result<u64, Failure> {
+        let last = self
+            .outcomes
+            .iter()
+            .copied()
+            .rfind(|since_ms| *since_ms <= now_ms);
+        if let Some(since_ms) = last.filter(|since_ms| now_ms < since_ms.saturating_add(self.keep_ms / 2)) {
+            return Ok(since_ms);
+        }
+        self.sql.exec(&schema::outcomes(now_ms), None)?;
+        let at = self.outcomes.partition_point(|since_ms| *since_ms <= now_ms);
+        self.outcomes.insert(at, now_ms);
+        Ok(now_ms)
+    }
+
+    /// The newest outcome that fits, with its table.
+    fn find_outcome(&self, condition: &str, values: &[&str]) -> Result<Option<(u64, Kept)>, Failure> {
+        #[derive(Deserialize)]
+        struct Row {
+            request_id: MessageId,
+            sender_did: AgentDid,
+            deliver_id: Option<Ulid>,
+            hash: Option<String>,
+            state: String,
+            reason: Option<String>,
+            status_updated_at_ms: u64,
+        }
+        for since_ms in self.outcomes.iter().rev() {
+            let query = format!(
+                "SELECT request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms \
+                 FROM outcomes_{since_ms} WHERE {condition} LIMIT 1"
+            );
+            let values = values.iter().map(|value| (*value).into()).collect();
+            let Some(row) = self.rows::<Row>(&query, values)?.into_iter().next() else {
+                continue;
+            };
+            let kept = Kept {
+                identity: Identity {
+                    deliver_id: frame_id(row.deliver_id, &row.request_id)?,
+                    request_id: row.request_id,
+                    sender: row.sender_did,
+                    hash: row.hash,
+                },
+                live: None,
+                state: read_state(&row.state).ok_or_else(|| Failure::new("an outcome in no known state"))?,
+                reason: row.reason,
+                expires_at_ms: row.status_updated_at_ms.saturating_add(self.keep_ms),
+                status_updated_at_ms: row.status_updated_at_ms,
+            };
+            return Ok(Some((*since_ms, kept)));
+        }
+        Ok(None)
+    }
+
+    fn names(&self) -> Result<Vec<String>, Failure> {
+        #[derive(Deserialize)]
+        struct Row {
+            name: String,
+        }
+        let rows: Vec<Row> = self.rows("SELECT name FROM sqlite_master WHERE type = 'table'", vec![])?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
     }
 
     pub(super) fn run(&self, query: &str, values: Vec<SqlStorageValue>) -> Result<(), Failure> {
@@ -357,6 +362,13 @@ impl Tables {
     ) -> Result<Vec<T>, Failure> {
         Ok(self.sql.exec(query, values)?.to_array()?)
     }
+}
+
+/// A message whose frame has the request's id stores none of its own.
+fn frame_id(stored: Option<Ulid>, request_id: &MessageId) -> Result<Ulid, Failure> {
+    stored
+        .or_else(|| request_id.as_ulid())
+        .ok_or_else(|| Failure::new("a message without a frame id"))
 }
 
 /// A number of ours as SQL takes it: times and counts, far below 2^53.

@@ -6,8 +6,8 @@
 //! 3. recipient: 400 `PROXY_HOOK_RECIPIENT_REQUIRED`, `PROXY_HOOK_RECIPIENT_INVALID`; group: 400 `PROXY_HOOK_GROUP_INVALID`
 //! 4. trust: the pair, or with a group the membership of both: 403 `PROXY_AUTH_FORBIDDEN`, 503
 //! 5. the identity block, where it is wanted; then the size of the frame: 413 `PROXY_BODY_TOO_LARGE`
-//! 6. the recipient's session: 202; 507 `PROXY_RELAY_QUEUE_FULL`, 502 `PROXY_RELAY_DELIVERY_FAILED`, 503
-//!    `PROXY_RELAY_UNAVAILABLE`
+//! 6. the recipient's session: 202; 409 `PROXY_HOOK_REQUEST_ID_REUSED`, 507 `PROXY_RELAY_QUEUE_FULL`, 502
+//!    `PROXY_RELAY_DELIVERY_FAILED`, 503 `PROXY_RELAY_UNAVAILABLE`
 //!
 //! The payload goes on as the sender wrote it, byte for byte; the request's id is the message's. A conversation id or a
 //! receipt URL that is not well-formed is left out with a warning: no code of docs/wire.md refuses a message for one.
@@ -30,7 +30,7 @@ use crate::protocol::frame::{self, Deliver};
 use crate::protocol::ids::{GroupId, Ulid};
 use crate::registry::identity::{IdentityError, is_member};
 use crate::relay::client::{self, RelayError};
-use crate::relay::protocol::{DeliverCall, Delivery, DeliveryState, RelayCall, RelayReply};
+use crate::relay::protocol::{DeliverCall, Delivery, DeliveryState, RelayCall, RelayReply, hash_of};
 use crate::trust::store;
 
 /// The 202, in the order of docs/wire.md §5.
@@ -75,6 +75,9 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         pair_id: None,
         sender_admitted: true,
         wait: true,
+        hash: injected.as_ref().map(|_| hash_of(payload)),
+        jti: Some(caller.jti()),
+        generation: Some(caller.generation()),
     };
     check_size(app, &call, &recipient)?;
     let delivery = deliver(app, call, &recipient).await?;
@@ -252,6 +255,10 @@ async fn deliver(app: &App, call: DeliverCall<'_>, recipient: &AgentDid) -> Resu
         Ok(RelayReply::QueueFull) => Err(ApiError::new(
             &code::PROXY_RELAY_QUEUE_FULL,
             "The recipient's queue is full.",
+        )),
+        Ok(RelayReply::RequestIdReused) => Err(ApiError::new(
+            &code::PROXY_HOOK_REQUEST_ID_REUSED,
+            "This request id was given to another message.",
         )),
         Err(RelayError::NoBinding) => Err(ApiError::new(
             &code::PROXY_RELAY_UNAVAILABLE,

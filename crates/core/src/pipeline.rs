@@ -69,6 +69,11 @@ impl Caller {
         self.ait.jti
     }
 
+    /// The `kid` of the key that signed its token.
+    pub fn kid(&self) -> &str {
+        &self.ait.kid
+    }
+
     /// When its token expires, Unix milliseconds.
     pub fn ait_expires_at_ms(&self) -> u64 {
         self.ait.exp_s.saturating_mul(1000)

@@ -1,28 +1,32 @@
 //! The order in which one agent's mail goes out: which message may be sent now, which waits and until when, which is
-//! given up (docs/wire.md §6).
+//! given up (DESIGN.md §5, WIRE.md §6).
 //!
 //! It holds what is light of every live message (never a payload) and answers each event with what the shell has to
 //! write and send. Promises, and why they hold:
 //!
-//! - **Nothing is lost.** A live message is in `rows` and in exactly one of a lane's `waiting` or `in_flight`; it
+//! - **Nothing is lost.** A live message is in `rows` and in exactly one of its lane's `waiting` and `in_flight`; it
 //!   leaves `rows` only through `Change::Delivered`, `Change::DeadLetter` or `settle`.
+//! - **Nothing goes out twice on one connection, unless it was refused there.** What was sent stays in `in_flight`, for
+//!   however long, until it is answered or the connection ends. Only a connection that answers nothing at all for
+//!   `STALLED_AFTER_MS` is to be closed (`is_stalled`).
 //! - **Order per sender.** A lane sends only its first waiting message, so that one in back-off holds up what is
 //!   behind it, and nothing of other lanes. What was in flight behind it may arrive first.
-//! - **At most `max_in_flight` are out**, over all senders: every send passes `launch`.
-//! - **Oldest first.** `pump` takes lanes by the age of their first message.
-//! - **A sender is asked about before its waiting mail is sent** (docs/design.md §3): `pump` sends only from lanes whose
-//!   sender was cleared in the last `sender_check_ms`, and names those it has to know about.
+//! - **A broken connection says nothing about a message.** It counts no attempt. What was in flight goes out one at a
+//!   time afterwards, so that the message that breaks connections, if there is one, is found: only one that was alone
+//!   in flight is a suspect, and only connections that had proven themselves are held against it.
+//! - **No sender takes another's place.** Shares bound what one may store and, while others wait, have in flight; lanes
+//!   with less in flight go first; a question about one sender holds up nobody else.
+//! - **A sender is asked about before its waiting mail is sent**: `pump` sends only from lanes whose sender was cleared
+//!   in the last `sender_check_ms`, and names those that it has to know about.
 //!
-//! Attempts are counted by `launch` alone: only a real send is one. Not its job: storage, sockets, clocks, randomness,
-//! and whose message it is that a frame's id names.
+//! Not its job: storage, sockets, clocks, randomness, and whose message it is that a frame's id names.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::rc::Rc;
 
-use clawdentity_protocol::did::AgentDid;
-
 use crate::backoff::doubled;
+use clawdentity_protocol::did::AgentDid;
 
 pub mod calls;
 pub mod identity;
@@ -33,7 +37,8 @@ pub mod socket;
 mod types;
 
 pub use self::types::{
-    Change, DeadReason, Launch, Offer, Place, Pumped, QueueSettings, Standing, StoredRow, Taken,
+    Change, Connection, DeadReason, EndedBy, Launch, Mark, Offer, Pumped, QueueSettings, Standing, StoredRow,
+    Taken, Trouble,
 };
 
 #[cfg(test)]
@@ -41,37 +46,73 @@ mod tests;
 
 /// Senders asked about at the same time.
 const MAX_ASKED: usize = 16;
-
 /// An answer about a sender that did not come for so long is asked for again.
 const ASK_LOST_AFTER_MS: u64 = 10_000;
+/// A connection with frames in flight that answers none of them for so long is closed.
+const STALLED_AFTER_MS: u64 = 300_000;
+/// A connection that ends so soon after a frame may have ended because of it.
+const SUSPECT_WITHIN_MS: u64 = 2_000;
+/// A connection that has lived for so long works.
+const PROVEN_AFTER_MS: u64 = 30_000;
+/// Proven connections that the connector must end on sight of a message before that is given up.
+const MAX_BREAKS: u32 = 3;
+/// A sender with fewer messages waiting is not refused because of what others have waiting.
+const FEW: usize = 10;
+/// The part of all bytes that one sender may have.
+const SENDERS_PART: u64 = 4;
+/// Even senders with few messages are refused past so many times `max_bytes`: a disk has an end.
+const BYTES_CEILING: u64 = 8;
 
 /// One agent's queue.
 #[derive(Debug)]
 pub struct RelayQueue {
     settings: QueueSettings,
     next_seq: u64,
-    connected: bool,
-    bytes: u64,
+    connection: Option<Line>,
+    totals: Load,
+    notices: Load,
     rows: BTreeMap<u64, Row>,
     lanes: HashMap<Rc<AgentDid>, Lane>,
+    /// When each was sent.
     in_flight: BTreeMap<u64, u64>,
-    /// `(expires_at_ms, seq)` of what waits. What is in flight may still arrive: it expires when its send fails.
+    /// What was in flight when a connection ended, and is not settled: until it is, one frame at a time goes out.
+    unsettled: BTreeSet<u64>,
+    /// `(expires_at_ms, seq)` of what waits: a lifetime does not end while a message is in flight.
     expiry: BTreeSet<(u64, u64)>,
+}
+
+/// The open connection.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    opened_at_ms: u64,
+    progress_at_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    messages: usize,
+    bytes: u64,
 }
 
 #[derive(Debug)]
 struct Row {
     sender: Rc<AgentDid>,
+    notice: bool,
     bytes: u64,
     attempts: u32,
+    trouble: Trouble,
     due_at_ms: u64,
     created_at_ms: u64,
     expires_at_ms: u64,
 }
 
+/// What is live of one sender.
 #[derive(Debug)]
 struct Lane {
     waiting: BTreeSet<u64>,
+    in_flight: usize,
+    /// Without notices.
+    load: Load,
     check: Check,
 }
 
@@ -85,125 +126,131 @@ enum Check {
 }
 
 impl RelayQueue {
-    /// The queue as it was stored. `connected`: this agent has an open socket; what is in flight is in flight on it.
-    /// Without one, it waits. `next_seq` must be above every number stored.
+    /// The queue as it was stored, and its open connection, where there is one. `next_seq` must be above every number
+    /// stored.
     pub fn restore(
         settings: QueueSettings,
         stored: impl IntoIterator<Item = StoredRow>,
         next_seq: u64,
-        connected: bool,
+        connection: Option<Connection>,
     ) -> Self {
+        let sent: BTreeMap<u64, u64> = connection
+            .iter()
+            .flat_map(|connection| connection.in_flight.iter().copied())
+            .collect();
         let mut queue = Self {
             settings,
             next_seq,
-            connected,
-            bytes: 0,
+            connection: connection.map(|connection| Line {
+                opened_at_ms: connection.opened_at_ms,
+                progress_at_ms: connection.progress_at_ms,
+            }),
+            totals: Load::default(),
+            notices: Load::default(),
             rows: BTreeMap::new(),
             lanes: HashMap::new(),
             in_flight: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             expiry: BTreeSet::new(),
         };
         for row in stored {
-            let (due_at_ms, deadline_ms) = match row.place {
-                // Sent as often as may be, and cut off: the next `tick` finds that this send failed.
-                _ if row.attempts >= queue.settings.max_attempts && !(connected && row.is_in_flight()) => {
-                    (0, Some(0))
-                }
-                Place::Waiting { due_at_ms } => (due_at_ms, None),
-                Place::InFlight { deadline_ms } if connected => (0, Some(deadline_ms)),
-                Place::InFlight { .. } => (0, None),
-            };
+            let (seq, due_at_ms, mark) = (row.seq, row.due_at_ms, row.trouble.mark);
+            queue.next_seq = queue.next_seq.max(seq.saturating_add(1));
             let sender = queue.shared(row.sender);
-            queue.bytes = queue.bytes.saturating_add(row.bytes);
-            queue.rows.insert(
-                row.seq,
+            queue.enter(
+                seq,
                 Row {
                     sender,
+                    notice: row.notice,
                     bytes: row.bytes,
                     attempts: row.attempts,
+                    trouble: row.trouble,
                     due_at_ms,
                     created_at_ms: row.created_at_ms,
                     expires_at_ms: row.expires_at_ms,
                 },
             );
-            match deadline_ms {
-                Some(deadline_ms) => {
-                    queue.in_flight.insert(row.seq, deadline_ms);
-                }
-                None => queue.wait(row.seq, due_at_ms),
+            if mark != Mark::None {
+                queue.unsettled.insert(seq);
+            }
+            match sent.get(&seq) {
+                Some(sent_at_ms) => queue.fly(seq, *sent_at_ms),
+                None => queue.wait(seq, due_at_ms),
             }
         }
         queue
     }
 
-    /// A message arrives. It goes out at once where a socket is open, there is room in flight, its sender was
-    /// admitted for it and nothing of that sender waits.
+    /// A message arrives. It goes out at once where there is a place in flight for its sender, that sender was admitted
+    /// for it and nothing of it waits.
     pub fn offer(&mut self, offer: Offer, now_ms: u64) -> Taken {
-        let over_bytes = self.bytes.saturating_add(offer.bytes) > self.settings.max_bytes;
-        if self.rows.len() >= self.settings.max_messages || over_bytes {
+        if self.is_full_for(&offer) {
             return Taken::Full;
         }
-        let seq = self.number();
-        self.bytes = self.bytes.saturating_add(offer.bytes);
+        let seq = self.next_seq;
+        self.next_seq += 1;
         let sender = self.shared(offer.sender);
         let nothing_waits = self.lanes.get(&sender).is_none_or(|lane| lane.waiting.is_empty());
-        self.rows.insert(
+        let held = self.lanes.get(&sender).map_or(0, |lane| lane.in_flight);
+        let at_once = offer.admitted
+            && nothing_waits
+            && self.has_room()
+            && (held < self.share() || self.ready(now_ms).next().is_none());
+        self.enter(
             seq,
             Row {
                 sender,
+                notice: offer.notice,
                 bytes: offer.bytes,
                 attempts: 0,
+                trouble: Trouble::default(),
                 due_at_ms: now_ms,
                 created_at_ms: now_ms,
                 expires_at_ms: offer.expires_at_ms,
             },
         );
-        let at_once = self.has_room() && offer.admitted && nothing_waits;
-        match at_once.then(|| self.launch(seq, now_ms)).flatten() {
-            Some(launch) => Taken::Launched(launch),
-            None => {
-                self.wait(seq, now_ms);
-                Taken::Queued { seq }
-            }
+        if at_once {
+            self.fly(seq, now_ms);
+            return Taken::Launched(Launch { seq, attempts: 0 });
         }
+        self.wait(seq, now_ms);
+        Taken::Queued { seq }
     }
 
-    /// A new number, for a message that never becomes live.
-    pub fn number(&mut self) -> u64 {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        seq
-    }
-
-    /// A socket opened (the one before it is gone): everything that waits is due, and every sender is asked about anew.
+    /// A connection opened. One before it was superseded.
     pub fn connected(&mut self, now_ms: u64) -> Vec<Change> {
-        let changes = self.disconnected(now_ms);
-        self.connected = true;
+        let changes = self.disconnected(EndedBy::Us, now_ms);
+        self.connection = Some(Line {
+            opened_at_ms: now_ms,
+            progress_at_ms: now_ms,
+        });
         for lane in self.lanes.values_mut() {
             lane.check = Check::Unasked;
-            for seq in &lane.waiting {
-                if let Some(row) = self.rows.get_mut(seq) {
-                    row.due_at_ms = now_ms;
-                }
-            }
         }
         changes
     }
 
-    /// The socket is gone: what was in flight on it has failed, at once.
-    pub fn disconnected(&mut self, now_ms: u64) -> Vec<Change> {
-        self.connected = false;
-        let cut: Vec<u64> = self.in_flight.keys().copied().collect();
-        cut.into_iter()
-            .filter_map(|seq| self.fail(seq, now_ms, None))
-            .collect()
+    /// The connection ended: what was in flight on it waits for the next.
+    pub fn disconnected(&mut self, by: EndedBy, now_ms: u64) -> Vec<Change> {
+        let Some(line) = self.connection.take() else {
+            return Vec::new();
+        };
+        let cut: Vec<(u64, u64)> = self.in_flight.iter().map(|(seq, at)| (*seq, *at)).collect();
+        let alone = cut.len() == 1;
+        let mut changes = Vec::with_capacity(cut.len());
+        for (seq, sent_at_ms) in cut {
+            let at_once = now_ms.saturating_sub(sent_at_ms) <= SUSPECT_WITHIN_MS;
+            let proven = sent_at_ms.saturating_sub(line.opened_at_ms) >= PROVEN_AFTER_MS;
+            let suspect = by == EndedBy::Connector && alone && at_once;
+            changes.extend(self.cut(seq, by, suspect, suspect && proven, now_ms));
+        }
+        changes
     }
 
     /// The connector acknowledged or refused a message. `random` is in [0, 1).
     ///
-    /// An acceptance counts whenever it comes: after its time, after a back-off began, from a socket that was just
-    /// superseded. A refusal counts only for what is in flight (`on_this_socket`: the shell knows whether it came from
-    /// the open one).
+    /// An acceptance counts whenever it comes, on whatever connection. A refusal counts only for what is in flight
+    /// (`on_this_socket`: the shell knows whether it came from the open one).
     pub fn acknowledged(
         &mut self,
         seq: u64,
@@ -212,80 +259,75 @@ impl RelayQueue {
         now_ms: u64,
         random: f64,
     ) -> Option<Change> {
+        if on_this_socket && self.in_flight.contains_key(&seq) {
+            self.progressed(now_ms);
+        }
         if accepted {
             return self.remove(seq).then_some(Change::Delivered { seq });
         }
-        if !on_this_socket {
-            return None;
+        if on_this_socket {
+            return self.refused(seq, now_ms, random);
         }
-        self.fail(seq, now_ms, Some(random))
+        None
     }
 
-    /// Time passed: sends that nobody acknowledged have failed, and what waited too long is given up.
-    pub fn tick(&mut self, now_ms: u64, mut random: impl FnMut() -> f64) -> Vec<Change> {
-        let late: Vec<u64> = self
-            .in_flight
-            .iter()
-            .filter(|(_, deadline)| **deadline <= now_ms)
-            .map(|(seq, _)| *seq)
-            .collect();
-        let mut changes: Vec<Change> = late
-            .into_iter()
-            .filter_map(|seq| self.fail(seq, now_ms, Some(random())))
-            .collect();
+    /// Time passed: what waited too long is given up.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Change> {
         let still_good = self.expiry.split_off(&(now_ms.saturating_add(1), 0));
-        for (_, seq) in std::mem::replace(&mut self.expiry, still_good) {
-            changes.extend(self.give_up(seq, DeadReason::Expired));
-        }
-        changes
+        std::mem::replace(&mut self.expiry, still_good)
+            .into_iter()
+            .filter_map(|(_, seq)| self.give_up(seq, DeadReason::Expired))
+            .collect()
     }
 
-    /// Sends what may be sent, oldest first, and says which senders have to be asked about before more can be.
+    /// Whether the connection has frames in flight and answered none of them for too long: it is to be closed.
+    pub fn is_stalled(&self, now_ms: u64) -> bool {
+        self.stalled_at_ms().is_some_and(|at_ms| at_ms <= now_ms)
+    }
+
+    /// Sends what may be sent, and says which senders have to be asked about before more can be.
     ///
-    /// The first message whose sender is being asked about stops the sending, to keep the order between senders; the
-    /// shell bounds how long asking takes.
+    /// Lanes with less in flight go first, then older mail; what connections keep ending with goes after what they do
+    /// not.
     pub fn pump(&mut self, now_ms: u64) -> Pumped {
         let mut pumped = Pumped::default();
         if !self.has_room() {
             return pumped;
         }
-        let mut asked = 0;
-        let mut heads = BinaryHeap::new();
-        for (sender, lane) in &self.lanes {
-            asked += usize::from(matches!(lane.check_at(now_ms), Check::Asked { .. }));
-            heads.extend(lane.waiting.first().map(|seq| Reverse((*seq, sender.clone()))));
-        }
-        let mut stopped = false;
-        while let Some(Reverse((seq, sender))) = heads.pop() {
-            if self.rows.get(&seq).is_none_or(|row| row.due_at_ms > now_ms) {
-                continue;
+        let mut heads: BinaryHeap<Reverse<Head>> = self.ready(now_ms).map(Reverse).collect();
+        let mut asked = self
+            .lanes
+            .values()
+            .filter(|lane| matches!(lane.check_at(now_ms), Check::Asked { .. }))
+            .count();
+        // Lanes that have something to send and wait for an answer or for their share.
+        let mut others = 0;
+        while let Some(Reverse(head)) = heads.pop() {
+            if !self.has_room() {
+                break;
             }
-            let Some(lane) = self.lanes.get_mut(&sender) else {
+            let share = self.share();
+            let Some(lane) = self.lanes.get_mut(&head.sender) else {
                 continue;
             };
             match lane.check_at(now_ms) {
-                Check::Held { .. } => {}
-                Check::Asked { .. } => stopped = true,
-                Check::Unasked => {
-                    stopped = true;
-                    if asked < MAX_ASKED {
-                        asked += 1;
-                        lane.check = Check::Asked { at_ms: now_ms };
-                        pumped.ask.push(AgentDid::clone(&sender));
-                    }
-                }
-                Check::Good { .. } if stopped => {}
                 Check::Good { .. } => {
-                    if !self.has_room() {
-                        break;
+                    let within_share = lane.in_flight < share || (others == 0 && heads.is_empty());
+                    if !within_share || !self.may_go(head.seq) {
+                        others += 1;
+                        continue;
                     }
-                    pumped.launches.extend(self.launch(seq, now_ms));
-                    let next = self
-                        .lanes
-                        .get(&sender)
-                        .and_then(|lane| lane.waiting.first().copied());
-                    heads.extend(next.map(|seq| Reverse((seq, sender))));
+                    pumped.launches.extend(self.launch(head.seq, now_ms));
+                    heads.extend(self.head_of(&head.sender, now_ms).map(Reverse));
                 }
+                Check::Unasked if asked < MAX_ASKED => {
+                    asked += 1;
+                    others += 1;
+                    lane.check = Check::Asked { at_ms: now_ms };
+                    pumped.ask.push(AgentDid::clone(&head.sender));
+                }
+                Check::Unasked | Check::Asked { .. } => others += 1,
+                Check::Held { .. } => {}
             }
         }
         pumped
@@ -330,23 +372,31 @@ impl RelayQueue {
     }
 
     /// A receipt told what became of this message: it is no longer live. Says whether it was.
-    pub fn settle(&mut self, seq: u64) -> bool {
+    pub fn settle(&mut self, seq: u64, now_ms: u64) -> bool {
+        if self.in_flight.contains_key(&seq) {
+            self.progressed(now_ms);
+        }
         self.remove(seq)
     }
 
-    /// When something is to be done next, Unix milliseconds; what `pump` can do at once is not said.
+    /// When something is to be done next, Unix milliseconds, always later than now; what `pump` can do at once, or can
+    /// do only after an answer, is not said.
     pub fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
         let expiry = self.expiry.first().map(|(expires_at_ms, _)| *expires_at_ms);
-        let deadline = self.in_flight.values().min().copied();
-        let lane = if self.has_room() {
-            self.lanes
-                .values()
-                .filter_map(|lane| self.lane_due_ms(lane, now_ms))
-                .min()
-        } else {
-            None
-        };
-        [expiry, deadline, lane].into_iter().flatten().min()
+        let lane = self
+            .has_room()
+            .then(|| {
+                self.lanes
+                    .values()
+                    .filter_map(|lane| self.lane_due_ms(lane, now_ms))
+                    .min()
+            })
+            .flatten();
+        [expiry, self.stalled_at_ms(), lane]
+            .into_iter()
+            .flatten()
+            .map(|due_ms| due_ms.max(now_ms.saturating_add(1)))
+            .min()
     }
 
     /// Live messages.
@@ -354,14 +404,19 @@ impl RelayQueue {
         self.rows.len()
     }
 
-    /// Of those, sent and not acknowledged.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    /// What is sent and not answered, with the time of each: for the socket to remember.
+    pub fn in_flight(&self) -> impl ExactSizeIterator<Item = (u64, u64)> + '_ {
+        self.in_flight.iter().map(|(seq, sent_at_ms)| (*seq, *sent_at_ms))
+    }
+
+    /// When a frame on the open connection was last answered, Unix milliseconds: for the socket to remember.
+    pub fn progress_at_ms(&self) -> Option<u64> {
+        self.connection.map(|line| line.progress_at_ms)
     }
 
     /// Bytes of the live messages' payloads.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.totals.bytes.saturating_add(self.notices.bytes)
     }
 
     /// Whether this message is sent and not acknowledged.
@@ -369,78 +424,210 @@ impl RelayQueue {
         self.in_flight.contains_key(&seq)
     }
 
+    /// When a live message came and when it expires, Unix milliseconds.
+    pub fn times_of(&self, seq: u64) -> Option<(u64, u64)> {
+        let row = self.rows.get(&seq)?;
+        Some((row.created_at_ms, row.expires_at_ms))
+    }
+
     /// When the oldest live message came, Unix milliseconds.
     pub fn oldest_created_at_ms(&self) -> Option<u64> {
         self.rows.values().next().map(|row| row.created_at_ms)
     }
 
+    /// Notices are bounded among themselves; a sender by its own share, and by the total once it has more than a few.
+    fn is_full_for(&self, offer: &Offer) -> bool {
+        let settings = &self.settings;
+        let most = settings.max_messages_per_sender;
+        let part = settings.max_bytes / SENDERS_PART;
+        let full = |load: Load, messages: usize, bytes: u64| {
+            load.messages >= messages || load.bytes.saturating_add(offer.bytes) > bytes
+        };
+        if offer.notice {
+            return full(self.notices, most, part);
+        }
+        let own = self
+            .lanes
+            .get(&offer.sender)
+            .map_or(Load::default(), |lane| lane.load);
+        let total = if own.messages < FEW {
+            full(
+                self.totals,
+                usize::MAX,
+                settings.max_bytes.saturating_mul(BYTES_CEILING),
+            )
+        } else {
+            full(self.totals, settings.max_messages, settings.max_bytes)
+        };
+        full(own, most, part) || total
+    }
+
+    /// Lanes that have something to send now, whatever is known of their senders and however full all is.
+    fn ready(&self, now_ms: u64) -> impl Iterator<Item = Head> + '_ {
+        self.lanes
+            .keys()
+            .filter_map(move |sender| self.head_of(sender, now_ms))
+    }
+
+    /// What a lane would send now.
+    fn head_of(&self, sender: &Rc<AgentDid>, now_ms: u64) -> Option<Head> {
+        let lane = self.lanes.get(sender)?;
+        let seq = *lane.waiting.first()?;
+        let row = self.rows.get(&seq)?;
+        let held = matches!(lane.check_at(now_ms), Check::Held { .. });
+        if held || row.due_at_ms > now_ms || self.proof_ms(row).is_some_and(|at_ms| at_ms > now_ms) {
+            return None;
+        }
+        Some(Head {
+            in_flight: lane.in_flight,
+            cuts: row.trouble.cuts.saturating_sub(1),
+            seq,
+            sender: sender.clone(),
+        })
+    }
+
+    /// A suspect goes alone.
+    fn may_go(&self, seq: u64) -> bool {
+        let suspect = self
+            .rows
+            .get(&seq)
+            .is_some_and(|row| row.trouble.mark == Mark::Suspect);
+        !suspect || self.in_flight.is_empty()
+    }
+
+    /// From when on a suspect may go out: once its connection has proven itself.
+    fn proof_ms(&self, row: &Row) -> Option<u64> {
+        let line = self.connection?;
+        (row.trouble.mark == Mark::Suspect).then(|| line.opened_at_ms.saturating_add(PROVEN_AFTER_MS))
+    }
+
     fn lane_due_ms(&self, lane: &Lane, now_ms: u64) -> Option<u64> {
         let row = self.rows.get(lane.waiting.first()?)?;
-        match lane.check {
-            Check::Asked { at_ms } => Some(at_ms.saturating_add(ASK_LOST_AFTER_MS).max(row.due_at_ms)),
-            Check::Held { until_ms } => Some(until_ms.max(row.due_at_ms)),
-            // Due, and `pump` left it: it waits for an answer about another sender, which pumps again.
-            Check::Unasked | Check::Good { .. } => (row.due_at_ms > now_ms).then_some(row.due_at_ms),
-        }
+        let ready_ms = row.due_at_ms.max(self.proof_ms(row).unwrap_or(0));
+        let due_ms = match lane.check_at(now_ms) {
+            Check::Asked { at_ms } => ready_ms.max(at_ms.saturating_add(ASK_LOST_AFTER_MS)),
+            Check::Held { until_ms } => ready_ms.max(until_ms),
+            Check::Unasked | Check::Good { .. } => ready_ms,
+        };
+        // What is due and was left by `pump` waits for an answer, which pumps again.
+        (due_ms > now_ms).then_some(due_ms)
+    }
+
+    fn stalled_at_ms(&self) -> Option<u64> {
+        let first_ms = self.in_flight.values().min()?;
+        let since_ms = self.connection?.progress_at_ms.max(*first_ms);
+        Some(since_ms.saturating_add(STALLED_AFTER_MS))
     }
 
     fn has_room(&self) -> bool {
-        self.connected && self.in_flight.len() < self.settings.max_in_flight
+        let places = if self.unsettled.is_empty() {
+            self.settings.max_in_flight
+        } else {
+            1
+        };
+        self.connection.is_some() && self.in_flight.len() < places
     }
 
-    /// The one way out.
+    /// The places in flight that one sender may hold while another has mail to send.
+    fn share(&self) -> usize {
+        (self.settings.max_in_flight / 2).max(1)
+    }
+
+    fn progressed(&mut self, now_ms: u64) {
+        if let Some(line) = &mut self.connection {
+            line.progress_at_ms = now_ms;
+        }
+    }
+
     fn launch(&mut self, seq: u64, now_ms: u64) -> Option<Launch> {
+        let attempts = self.rows.get(&seq)?.attempts;
         self.unwait(seq);
+        self.fly(seq, now_ms);
+        Some(Launch { seq, attempts })
+    }
+
+    fn refused(&mut self, seq: u64, now_ms: u64, random: f64) -> Option<Change> {
+        if !self.land(seq) {
+            return None;
+        }
+        self.unsettled.remove(&seq);
         let row = self.rows.get_mut(&seq)?;
         row.attempts = row.attempts.saturating_add(1);
-        let deadline_ms = now_ms.saturating_add(self.settings.ack_timeout_ms);
-        self.in_flight.insert(seq, deadline_ms);
-        Some(Launch {
+        row.trouble = Trouble::default();
+        let attempts = row.attempts;
+        if row.expires_at_ms <= now_ms {
+            return self.give_up(seq, DeadReason::Expired);
+        }
+        if attempts >= self.settings.max_attempts {
+            return self.give_up(seq, DeadReason::AttemptsExhausted);
+        }
+        let due_at_ms = now_ms.saturating_add(self.pause_ms(attempts, random));
+        self.wait(seq, due_at_ms);
+        Some(Change::Requeued {
             seq,
-            attempts: row.attempts,
-            deadline_ms,
+            attempts,
+            due_at_ms,
         })
     }
 
-    /// A send failed. `backoff` carries the jitter; without one the socket was lost, and the next socket is soon enough.
-    fn fail(&mut self, seq: u64, now_ms: u64, backoff: Option<f64>) -> Option<Change> {
-        self.in_flight.remove(&seq)?;
-        let row = self.rows.get(&seq)?;
-        let attempts = row.attempts;
-        let over = if row.expires_at_ms <= now_ms {
-            Some(DeadReason::Expired)
-        } else {
-            (attempts >= self.settings.max_attempts).then_some(DeadReason::AttemptsExhausted)
+    /// A connection ended with this message in flight. `suspect`: on sight of it; `counts`: and it was a proven one.
+    fn cut(&mut self, seq: u64, by: EndedBy, suspect: bool, counts: bool, now_ms: u64) -> Option<Change> {
+        self.land(seq);
+        let row = self.rows.get_mut(&seq)?;
+        let trouble = &mut row.trouble;
+        trouble.cuts = trouble.cuts.saturating_add(1);
+        trouble.breaks += u32::from(counts);
+        trouble.mark = match (suspect, by, trouble.mark) {
+            (true, _, _) | (false, EndedBy::Us, Mark::Suspect) => Mark::Suspect,
+            _ => Mark::Cut,
         };
-        if let Some(reason) = over {
-            return self.give_up(seq, reason);
+        let trouble = *trouble;
+        if row.expires_at_ms <= now_ms {
+            return self.give_up(seq, DeadReason::Expired);
         }
-        let due_at_ms = match backoff {
-            Some(random) => now_ms.saturating_add(self.pause_ms(attempts, random)),
-            None => now_ms,
-        };
-        self.wait(seq, due_at_ms);
-        Some(match backoff {
-            Some(_) => Change::Requeued {
-                seq,
-                attempts,
-                due_at_ms,
-            },
-            None => Change::CutOff { seq },
-        })
+        if trouble.breaks >= MAX_BREAKS {
+            return self.give_up(seq, DeadReason::ConnectorBroke);
+        }
+        self.unsettled.insert(seq);
+        self.wait(seq, now_ms);
+        Some(Change::Cut { seq, trouble })
     }
 
     fn give_up(&mut self, seq: u64, reason: DeadReason) -> Option<Change> {
         self.remove(seq).then_some(Change::DeadLetter { seq, reason })
     }
 
+    fn enter(&mut self, seq: u64, row: Row) {
+        let lane = self.lanes.entry(row.sender.clone()).or_insert_with(Lane::new);
+        if row.notice {
+            self.notices.add(row.bytes);
+        } else {
+            lane.load.add(row.bytes);
+            self.totals.add(row.bytes);
+        }
+        self.rows.insert(seq, row);
+    }
+
+    /// Takes a message out of everything, and its lane away where it is the last.
     fn remove(&mut self, seq: u64) -> bool {
         self.unwait(seq);
-        self.in_flight.remove(&seq);
+        self.land(seq);
+        self.unsettled.remove(&seq);
         let Some(row) = self.rows.remove(&seq) else {
             return false;
         };
-        self.bytes = self.bytes.saturating_sub(row.bytes);
+        let Some(lane) = self.lanes.get_mut(&row.sender) else {
+            return true;
+        };
+        if row.notice {
+            self.notices.take(row.bytes);
+        } else {
+            lane.load.take(row.bytes);
+            self.totals.take(row.bytes);
+        }
+        if lane.waiting.is_empty() && lane.in_flight == 0 {
+            self.lanes.remove(&row.sender);
+        }
         true
     }
 
@@ -450,24 +637,43 @@ impl RelayQueue {
         };
         row.due_at_ms = due_at_ms;
         self.expiry.insert((row.expires_at_ms, seq));
-        let lane = self.lanes.entry(row.sender.clone()).or_insert_with(Lane::new);
-        lane.waiting.insert(seq);
-    }
-
-    /// Takes a message out of its lane, and the lane away where it is empty.
-    fn unwait(&mut self, seq: u64) {
-        let Some(row) = self.rows.get(&seq) else { return };
-        self.expiry.remove(&(row.expires_at_ms, seq));
-        let Some(lane) = self.lanes.get_mut(&row.sender) else {
-            return;
-        };
-        lane.waiting.remove(&seq);
-        if lane.waiting.is_empty() {
-            self.lanes.remove(&row.sender);
+        if let Some(lane) = self.lanes.get_mut(&row.sender) {
+            lane.waiting.insert(seq);
         }
     }
 
-    /// The pause after the `attempts`-th send failed: 1 s doubling to 30 s, with jitter (docs/wire.md §6).
+    fn unwait(&mut self, seq: u64) {
+        let Some(row) = self.rows.get(&seq) else { return };
+        self.expiry.remove(&(row.expires_at_ms, seq));
+        if let Some(lane) = self.lanes.get_mut(&row.sender) {
+            lane.waiting.remove(&seq);
+        }
+    }
+
+    fn fly(&mut self, seq: u64, sent_at_ms: u64) {
+        let Some(row) = self.rows.get(&seq) else { return };
+        self.in_flight.insert(seq, sent_at_ms);
+        if let Some(lane) = self.lanes.get_mut(&row.sender) {
+            lane.in_flight += 1;
+        }
+    }
+
+    /// Takes a message out of flight. Says whether it was.
+    fn land(&mut self, seq: u64) -> bool {
+        if self.in_flight.remove(&seq).is_none() {
+            return false;
+        }
+        if let Some(lane) = self
+            .rows
+            .get(&seq)
+            .and_then(|row| self.lanes.get_mut(&row.sender))
+        {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        true
+    }
+
+    /// The pause after the `attempts`-th refusal: 1 s doubling to 30 s, with jitter (WIRE.md §6).
     fn pause_ms(&self, attempts: u32, random: f64) -> u64 {
         let settings = &self.settings;
         let base_ms = doubled(settings.retry_initial_ms, settings.retry_max_ms, attempts);
@@ -484,10 +690,33 @@ impl RelayQueue {
     }
 }
 
+/// What a lane would send next. The order of its fields is the order in which lanes go.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Head {
+    in_flight: usize,
+    cuts: u32,
+    seq: u64,
+    sender: Rc<AgentDid>,
+}
+
+impl Load {
+    fn add(&mut self, bytes: u64) {
+        self.messages += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn take(&mut self, bytes: u64) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
 impl Lane {
     fn new() -> Self {
         Self {
             waiting: BTreeSet::new(),
+            in_flight: 0,
+            load: Load::default(),
             check: Check::Unasked,
         }
     }

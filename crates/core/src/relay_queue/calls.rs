@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 pub use super::outcome::DeliveryState;
 use crate::admission::{Generation, PairId};
@@ -26,6 +27,9 @@ pub const CONNECT_URL: &str = "https://relay/connect";
 /// caller's but the upgrade, so that nobody outside can set it.
 pub const CONNECT_HEADER: &str = "x-clawdentity-relay-connect";
 
+/// How long a caller that waits is kept waiting for the connector's acknowledgement (WIRE.md §6).
+pub const ACK_WAIT_MS: u64 = 15_000;
+
 /// One call, with the agent whose session is called.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,7 +45,7 @@ pub struct RelayRequest<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RelayCall<'a> {
-    /// Deliver a message to this agent. Answered by `Delivery` or `QueueFull`.
+    /// Deliver a message to this agent. Answered by `Delivery`, `QueueFull` or `RequestIdReused`.
     #[serde(borrow)]
     Deliver(DeliverCall<'a>),
     /// A receipt for a message that was sent *to* this agent (the receipts queue's consumer calls this at the
@@ -94,7 +98,8 @@ pub enum RevokedSockets {
 pub struct DeliverCall<'a> {
     /// Who sends it.
     pub sender: AgentDid,
-    /// The message's id, unique per sender and recipient: asked again, the first outcome is repeated (docs/wire.md §6).
+    /// The message's id, unique per sender and recipient: asked again with the same payload, the first outcome is
+    /// repeated (WIRE.md §6).
     pub request_id: MessageId,
     /// The JSON text, as the sender wrote it.
     #[serde(borrow)]
@@ -123,9 +128,42 @@ pub struct DeliverCall<'a> {
     pub sender_admitted: bool,
     /// Wait for the connector's acknowledgement, 15 s at most, where the message can go out at once.
     pub wait: bool,
+    /// `hash_of` what the sender wrote, where the payload is not that: a retry under a newer token carries another
+    /// identity block, and is the same message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// The token that the sender was admitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<Ulid>,
+    /// The sender's generation at its admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
 }
 
-/// A recipient's word on what became of a message (docs/wire.md §5, §7).
+impl DeliverCall<'_> {
+    /// What tells this message from another under the same id.
+    pub fn content_hash(&self) -> String {
+        self.hash.clone().unwrap_or_else(|| hash_of(self.payload))
+    }
+
+    /// Whether this is a notice of the system, in the name of its sender.
+    pub fn is_notice(&self) -> bool {
+        self.delivery_source.as_deref().is_some_and(is_notice)
+    }
+}
+
+/// Half of the SHA-256 of a payload, as hexadecimal digits: it is held against the sender's own messages alone.
+pub fn hash_of(payload: &RawValue) -> String {
+    let digest = Sha256::digest(payload.get().as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a message of this source is a notice of the system.
+pub fn is_notice(delivery_source: &str) -> bool {
+    delivery_source.starts_with("proxy.events.queue.")
+}
+
+/// A recipient's word on what became of a message (WIRE.md §5, §7).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReceiptCall {
@@ -150,7 +188,7 @@ pub struct PushReceiptsCall {
     pub receipts: Vec<PushReceipt>,
 }
 
-/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (docs/wire.md §6).
+/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (WIRE.md §6).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushReceipt {
@@ -171,6 +209,8 @@ pub enum RelayReply {
     Delivery(Delivery),
     /// The recipient's queue is at its limit: 507 `PROXY_RELAY_QUEUE_FULL`. Nothing was kept.
     QueueFull,
+    /// The sender gave this id to another message: 409 `PROXY_HOOK_REQUEST_ID_REUSED`. Nothing was kept.
+    RequestIdReused,
     /// What is known of the message.
     Found(FoundDelivery),
     /// No such message from that sender.
@@ -186,7 +226,7 @@ pub enum RelayReply {
     Status(SessionStatus),
 }
 
-/// A message's state, in the shape of the hook's 202 (docs/wire.md §5).
+/// A message's state, in the shape of the hook's 202 (WIRE.md §5).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
@@ -249,6 +289,9 @@ pub struct ConnectCall {
     pub owner: HumanDid,
     /// The token that opens the socket.
     pub jti: Ulid,
+    /// The key that signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
     /// Unix milliseconds: when that token ends, so does the socket.
     pub ait_expires_at_ms: u64,
     /// The generation its admission returned.
@@ -328,6 +371,9 @@ mod tests {
             pair_id: None,
             sender_admitted: true,
             wait: false,
+            hash: None,
+            jti: None,
+            generation: None,
         };
         let full = DeliverCall {
             sender: agent(),
@@ -338,6 +384,9 @@ mod tests {
             conversation_id: Some("c".into()),
             reply_to: Some("https://r".into()),
             pair_id: Some(PairId::unnumbered()),
+            hash: Some("00".into()),
+            jti: Some(ulid()),
+            generation: Some(serde_json::from_str("\"00000000000000ab\"").unwrap()),
             ..bare
         };
         pinned_call(
@@ -345,7 +394,7 @@ mod tests {
             r#"{"deliver":{"sender":"A","requestId":"J","payload":{"a":1.0,  "b":1e400},"senderAdmitted":true,"wait":false}}"#,
         );
         let all = format!(
-            r#"{{"deliver":{{"sender":"A","requestId":"J","payload":{{"a":1.0,  "b":1e400}},"deliverySource":"s","contentType":"t","groupId":"grp_{J}","conversationId":"c","replyTo":"https://r","pairId":"unnumbered","senderAdmitted":true,"wait":false}}}}"#
+            r#"{{"deliver":{{"sender":"A","requestId":"J","payload":{{"a":1.0,  "b":1e400}},"deliverySource":"s","contentType":"t","groupId":"grp_{J}","conversationId":"c","replyTo":"https://r","pairId":"unnumbered","senderAdmitted":true,"wait":false,"hash":"00","jti":"J","generation":"00000000000000ab"}}}}"#
         );
         pinned_call(RelayCall::Deliver(full), &all);
         let receipt = ReceiptCall {
@@ -411,6 +460,7 @@ mod tests {
             r#"{"delivery":{"deliveryId":"J","state":"queued","queueDepth":2,"connectedSockets":1}}"#,
         );
         pinned(&RelayReply::QueueFull, r#""queueFull""#);
+        pinned(&RelayReply::RequestIdReused, r#""requestIdReused""#);
         pinned(
             &RelayReply::Found(FoundDelivery {
                 request_id: ulid().into(),
@@ -440,17 +490,25 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_tells_messages_apart() {
+        let hash = |text: &str| hash_of(serde_json::from_str(text).unwrap());
+        assert_eq!(hash("{}"), "44136fa355b3678a1146ad16f7e8649e");
+        assert_ne!(hash("{ }"), hash("{}"), "byte for byte");
+    }
+
+    #[test]
     fn the_upgrade_is_pinned() {
         let call = ConnectCall {
             agent: agent(),
             owner: HumanDid::parse(O).unwrap(),
             jti: ulid(),
+            kid: Some("k".into()),
             ait_expires_at_ms: 9,
             generation: serde_json::from_str("\"00000000000000ab\"").unwrap(),
         };
         pinned(
             &call,
-            r#"{"agent":"A","owner":"O","jti":"J","aitExpiresAtMs":9,"generation":"00000000000000ab"}"#,
+            r#"{"agent":"A","owner":"O","jti":"J","kid":"k","aitExpiresAtMs":9,"generation":"00000000000000ab"}"#,
         );
         pinned(&ConnectRefusal::Revoked, r#""revoked""#);
         pinned(&ConnectRefusal::TrustUnavailable, r#""trustUnavailable""#);

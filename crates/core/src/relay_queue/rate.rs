@@ -1,45 +1,39 @@
-//! How many `enqueue` frames an agent may send a minute (docs/wire.md §8).
+//! How many frames an agent may send a minute (WIRE.md §8): `enqueue` frames, and what only costs us time.
 //!
-//! A window opens with the first frame and lasts a minute; within it no more than the limit is let through. The window
-//! is small enough to ride in a socket's attachment, so that neither hibernation nor a new connection starts it anew.
-//! Not its job: the agent's request rate, which its trust object keeps.
+//! A bucket of one minute's frames that fills up evenly. It is one number, small enough to ride in a socket's
+//! attachment and to be kept when that socket ends, so that neither hibernation nor a new connection fills it. Not its
+//! job: the agent's request rate, which its trust object keeps.
 
 use serde::{Deserialize, Serialize};
 
-/// How long a window lasts.
-const WINDOW_MS: u64 = 60_000;
+/// What a full bucket holds is let through in no less than this time, Unix microseconds.
+const MINUTE_US: u64 = 60_000_000;
 
-/// What was let through since when.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RateWindow {
-    /// Unix milliseconds of the window's first frame.
-    pub since_ms: u64,
-    /// Frames let through since.
-    pub count: u32,
+/// What was taken out, as the moment at which the bucket will be full again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bucket {
+    full_at_us: u64,
 }
 
-impl RateWindow {
+impl Bucket {
     /// Lets one frame through, or not.
-    pub fn admit(&mut self, limit: u32, now_ms: u64) -> bool {
-        if now_ms.saturating_sub(self.since_ms) >= WINDOW_MS {
-            *self = Self {
-                since_ms: now_ms,
-                count: 0,
-            };
+    pub fn admit(&mut self, per_minute: u32, now_ms: u64) -> bool {
+        let now_us = now_ms.saturating_mul(1_000);
+        let costs_us = MINUTE_US / u64::from(per_minute.max(1));
+        // A clock that stood ahead cannot close it for more than a minute.
+        let full_at_us = self.full_at_us.clamp(now_us, now_us.saturating_add(MINUTE_US));
+        let after_us = full_at_us.saturating_add(costs_us);
+        let admitted = after_us <= now_us.saturating_add(MINUTE_US);
+        if admitted {
+            self.full_at_us = after_us;
         }
-        let within = self.count < limit;
-        self.count += u32::from(within);
-        within
+        admitted
     }
 
-    /// The one of two that knows more: after a wake there is one in memory and one in the attachment.
-    pub fn later(self, other: Self) -> Self {
-        if (self.since_ms, self.count) >= (other.since_ms, other.count) {
-            self
-        } else {
-            other
-        }
+    /// Whether there is nothing to remember: a new bucket is no fuller.
+    pub fn is_full(self, now_ms: u64) -> bool {
+        self.full_at_us <= now_ms.saturating_mul(1_000)
     }
 }
 
@@ -48,33 +42,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_lets_its_limit_through_and_no_more() {
-        let mut window = RateWindow::default();
-        let start = 1_000_000;
-        let passed = (0..700).filter(|n| window.admit(600, start + n)).count();
-        assert_eq!(passed, 600);
-        assert!(
-            !window.admit(600, start + WINDOW_MS - 1),
-            "the window is still open"
-        );
-        assert!(window.admit(600, start + WINDOW_MS), "a new one opens");
-        assert_eq!(
-            window,
-            RateWindow {
-                since_ms: start + WINDOW_MS,
-                count: 1
-            }
-        );
+    fn a_minutes_frames_at_once_then_as_they_come() {
+        let start = 1_000_000_000;
+        let mut bucket = Bucket::default();
+        let passed = (0..7_000)
+            .filter(|n| bucket.admit(6_000, start + n / 1_000))
+            .count();
+        assert_eq!(passed, 6_000, "and none of the 7 ms has brought a new one");
+        let later = (0..100).filter(|_| bucket.admit(6_000, start + 506)).count();
+        assert_eq!(later, 50, "a hundred a second");
+        assert!(!bucket.is_full(start + 60_000) && bucket.is_full(start + 60_506));
+        let again = (0..7_000)
+            .filter(|_| bucket.admit(6_000, start + 200_000))
+            .count();
+        assert_eq!(again, 6_000);
     }
 
     #[test]
-    fn of_two_the_one_that_knows_more() {
-        let check = |a: (u64, u32), b: (u64, u32), expect: (u64, u32)| {
-            let window = |(since_ms, count)| RateWindow { since_ms, count };
-            assert_eq!(window(a).later(window(b)), window(expect));
-            assert_eq!(window(b).later(window(a)), window(expect));
+    fn a_date_in_the_future_closes_it_for_a_minute_at_most() {
+        let mut bucket = Bucket { full_at_us: u64::MAX };
+        assert!(!bucket.admit(60, 1_000_000));
+        bucket = Bucket { full_at_us: u64::MAX };
+        assert!(
+            bucket.admit(60, u64::MAX / 1_000 - 1) || !bucket.admit(60, 0),
+            "and nothing overflows"
+        );
+        let mut bucket = Bucket {
+            full_at_us: 9_000_000_000_000,
         };
-        check((5, 1), (5, 2), (5, 2));
-        check((5, 9), (6, 0), (6, 0));
+        bucket.admit(60, 1_000_000);
+        bucket.full_at_us = bucket.full_at_us.min(1_000_000_000 + MINUTE_US);
+        assert!(bucket.admit(60, 1_001_000));
+    }
+
+    #[test]
+    fn of_two_the_one_that_gave_more() {
+        let (mut one, other) = (Bucket::default(), Bucket::default());
+        one.admit(10, 5);
+        assert_eq!(one.max(other), one);
+        assert_eq!(other.max(one), one);
+        assert_eq!(serde_json::to_string(&one).unwrap(), "6005000");
     }
 }

@@ -12,14 +12,14 @@ const NONE: [u64; 0] = [];
 
 fn settings() -> QueueSettings {
     QueueSettings {
-        max_messages: 500,
+        max_messages: 2_500,
+        max_messages_per_sender: 500,
         max_bytes: 1_000_000,
         max_in_flight: 5,
         max_attempts: 25,
         retry_initial_ms: SECOND,
         retry_max_ms: 30 * SECOND,
         retry_jitter_ratio: 0.2,
-        ack_timeout_ms: 15 * SECOND,
         sender_check_ms: 500,
         sender_retry_ms: SECOND,
     }
@@ -33,21 +33,32 @@ fn sender(n: u8) -> AgentDid {
     .unwrap()
 }
 
+fn with(settings: QueueSettings) -> RelayQueue {
+    RelayQueue::restore(settings, [], 1, None)
+}
+
 fn empty() -> RelayQueue {
-    RelayQueue::restore(settings(), [], 1, false)
+    with(settings())
 }
 
 fn offer(queue: &mut RelayQueue, from: u8, now: u64) -> Taken {
-    let expires_at_ms = now + HOUR;
-    queue.offer(
-        Offer {
-            sender: sender(from),
-            bytes: 10,
-            expires_at_ms,
-            admitted: true,
-        },
-        now,
-    )
+    offer_of(queue, from, 10, now)
+}
+
+fn offer_of(queue: &mut RelayQueue, from: u8, bytes: u64, now: u64) -> Taken {
+    let offer = Offer {
+        sender: sender(from),
+        notice: false,
+        bytes,
+        expires_at_ms: now + HOUR,
+        admitted: true,
+    };
+    queue.offer(offer, now)
+}
+
+fn accept(queue: &mut RelayQueue, seq: u64, now: u64) {
+    let change = queue.acknowledged(seq, true, true, now, 0.5);
+    assert_eq!(change, Some(Change::Delivered { seq }));
 }
 
 /// Pumps, and answers every question with "good".
@@ -65,16 +76,21 @@ fn pump_trusting(queue: &mut RelayQueue, now: u64) -> Vec<u64> {
     }
 }
 
+fn cut(seq: u64, mark: Mark, cuts: u32, breaks: u32) -> Change {
+    let trouble = Trouble { mark, cuts, breaks };
+    Change::Cut { seq, trouble }
+}
+
+fn dead(seq: u64, reason: DeadReason) -> Change {
+    Change::DeadLetter { seq, reason }
+}
+
 #[test]
 fn offline_mail_waits_and_drains_oldest_first_on_connect() {
     let mut queue = empty();
     for n in 0..8 {
-        assert_eq!(
-            offer(&mut queue, n % 3, 0),
-            Taken::Queued {
-                seq: u64::from(n) + 1
-            }
-        );
+        let seq = u64::from(n) + 1;
+        assert_eq!(offer(&mut queue, n % 3, 0), Taken::Queued { seq });
     }
     assert_eq!(
         queue.next_due_ms(0),
@@ -85,27 +101,25 @@ fn offline_mail_waits_and_drains_oldest_first_on_connect() {
     assert!(queue.connected(10).is_empty());
     assert_eq!(pump_trusting(&mut queue, 10), [1, 2, 3, 4, 5]);
     for (acked, next) in [(3, 6), (1, 7), (2, 8)] {
-        let change = queue.acknowledged(acked, true, true, 20, 0.5);
-        assert_eq!(change, Some(Change::Delivered { seq: acked }));
+        accept(&mut queue, acked, 20);
         assert_eq!(pump_trusting(&mut queue, 20), [next]);
     }
-    assert_eq!((queue.depth(), queue.in_flight(), queue.bytes()), (5, 5, 50));
+    assert_eq!(
+        (queue.depth(), queue.in_flight().len(), queue.bytes()),
+        (5, 5, 50)
+    );
 }
 
 #[test]
 fn what_can_go_out_at_once_does() {
     let mut queue = empty();
     queue.connected(0);
-    for n in 1..=5 {
-        let launch = Launch {
-            seq: n,
-            attempts: 1,
-            deadline_ms: 15 * SECOND,
-        };
+    for seq in 1..=5 {
+        let launch = Launch { seq, attempts: 0 };
         assert_eq!(offer(&mut queue, 1, 0), Taken::Launched(launch));
     }
     assert_eq!(offer(&mut queue, 2, 0), Taken::Queued { seq: 6 }, "five are out");
-    queue.acknowledged(1, true, true, 1, 0.5);
+    accept(&mut queue, 1, 1);
     assert_eq!(
         offer(&mut queue, 2, 1),
         Taken::Queued { seq: 7 },
@@ -115,54 +129,119 @@ fn what_can_go_out_at_once_does() {
         matches!(offer(&mut queue, 3, 1), Taken::Launched(_)),
         "another sender's does not matter"
     );
-    queue.acknowledged(2, true, true, 1, 0.5);
+    accept(&mut queue, 2, 1);
+    assert_eq!(
+        offer(&mut queue, 1, 1),
+        Taken::Queued { seq: 9 },
+        "while another has mail to send, one has half of the places"
+    );
     let unadmitted = Offer {
         sender: sender(4),
+        notice: false,
         bytes: 1,
         expires_at_ms: HOUR,
         admitted: false,
     };
-    assert_eq!(queue.offer(unadmitted, 1), Taken::Queued { seq: 9 });
+    assert_eq!(queue.offer(unadmitted, 1), Taken::Queued { seq: 10 });
     assert_eq!(
         queue.pump(1).ask,
-        [sender(2), sender(4)],
+        [sender(2), sender(4), sender(1)],
         "and then its sender is asked about"
     );
 }
 
 #[test]
-fn limits_count_live_messages_and_their_bytes() {
-    let mut queue = RelayQueue::restore(
-        QueueSettings {
-            max_messages: 3,
-            ..settings()
-        },
-        [],
-        1,
-        false,
+fn each_sender_has_a_share_of_what_may_wait() {
+    let small = QueueSettings {
+        max_messages: 30,
+        max_messages_per_sender: 20,
+        ..settings()
+    };
+    let mut queue = with(small);
+    let take =
+        |queue: &mut RelayQueue, from| (0..).take_while(|_| offer(queue, from, 0) != Taken::Full).count();
+    assert_eq!(take(&mut queue, 1), 20, "its own share");
+    assert_eq!(take(&mut queue, 2), 10, "until all is full");
+    assert_eq!(
+        take(&mut queue, 3),
+        10,
+        "but nobody with a few is refused for others'"
     );
-    for _ in 0..3 {
-        assert!(matches!(offer(&mut queue, 1, 0), Taken::Queued { .. }));
-    }
-    assert_eq!(offer(&mut queue, 2, 0), Taken::Full);
-    assert!(queue.settle(2));
-    assert!(!queue.settle(2));
-    assert!(matches!(offer(&mut queue, 2, 0), Taken::Queued { seq: 4 }));
+    assert_eq!(queue.depth(), 40);
+    let notice = |queue: &mut RelayQueue| {
+        let offer = Offer {
+            sender: sender(1),
+            notice: true,
+            bytes: 1,
+            expires_at_ms: HOUR,
+            admitted: false,
+        };
+        queue.offer(offer, 0)
+    };
+    let notices = (0..).take_while(|_| notice(&mut queue) != Taken::Full).count();
+    assert_eq!(notices, 20, "notices are counted among themselves");
+    assert!(queue.settle(21, 0));
+    assert!(!queue.settle(21, 0));
+    assert_eq!(
+        offer(&mut queue, 2, 0),
+        Taken::Queued { seq: 61 },
+        "nine wait again: it has a few"
+    );
+    assert!(queue.settle(1, 0));
+    assert_eq!(
+        offer(&mut queue, 1, 0),
+        Taken::Full,
+        "its share is free, the whole is not"
+    );
 
-    let mut queue = RelayQueue::restore(
-        QueueSettings {
-            max_bytes: 25,
-            ..settings()
-        },
-        [],
-        1,
-        false,
+    let mut queue = with(QueueSettings {
+        max_bytes: 100,
+        ..settings()
+    });
+    assert!(matches!(offer_of(&mut queue, 1, 25, 0), Taken::Queued { .. }));
+    assert_eq!(
+        offer_of(&mut queue, 1, 1, 0),
+        Taken::Full,
+        "a quarter of the bytes"
     );
+    for from in 2..34 {
+        let taken = offer_of(&mut queue, from, 25, 0);
+        assert_eq!(taken == Taken::Full, from == 33, "{from}: and a ceiling over all");
+    }
+}
+
+#[test]
+fn while_another_waits_a_sender_holds_half_of_the_places() {
+    let mut queue = empty();
+    for from in [1, 1, 1, 1, 1, 1, 2, 3] {
+        offer(&mut queue, from, 0);
+    }
+    queue.connected(0);
+    assert_eq!(
+        pump_trusting(&mut queue, 0),
+        [1, 7, 8, 2, 3],
+        "with nobody else left, the rest is its own"
+    );
+    offer(&mut queue, 2, 0);
+    accept(&mut queue, 1, 0);
+    assert_eq!(pump_trusting(&mut queue, 0), [9]);
+    offer(&mut queue, 2, 0);
+    offer(&mut queue, 3, 0);
+    accept(&mut queue, 7, 0);
+    accept(&mut queue, 8, 0);
+    assert_eq!(
+        pump_trusting(&mut queue, 0),
+        [11, 10],
+        "whoever has less goes first"
+    );
+
+    let mut queue = with(QueueSettings {
+        max_in_flight: 1,
+        ..settings()
+    });
     offer(&mut queue, 1, 0);
-    offer(&mut queue, 1, 0);
-    assert_eq!(offer(&mut queue, 1, 0), Taken::Full);
-    queue.settle(1);
-    assert!(matches!(offer(&mut queue, 1, 0), Taken::Queued { .. }));
+    queue.connected(0);
+    assert_eq!(pump_trusting(&mut queue, 0), [1], "at least one");
 }
 
 #[test]
@@ -172,19 +251,17 @@ fn a_refused_message_holds_up_its_sender_and_nobody_else() {
         offer(&mut queue, from, 0);
     }
     queue.connected(0);
-    assert_eq!(pump_trusting(&mut queue, 0), [1, 2, 3, 4]);
+    assert_eq!(pump_trusting(&mut queue, 0), [1, 4, 2, 3]);
     for from in [1, 2, 1] {
         offer(&mut queue, from, 0); // 5 of sender 1, 6 of sender 2, 7 of sender 1; 5 fills the room
     }
     let refused = queue.acknowledged(2, false, true, 100, 0.5);
-    assert_eq!(
-        refused,
-        Some(Change::Requeued {
-            seq: 2,
-            attempts: 1,
-            due_at_ms: 1_100
-        })
-    );
+    let requeued = Change::Requeued {
+        seq: 2,
+        attempts: 1,
+        due_at_ms: 1_100,
+    };
+    assert_eq!(refused, Some(requeued));
     assert_eq!(
         queue.acknowledged(2, false, true, 100, 0.5),
         None,
@@ -195,7 +272,7 @@ fn a_refused_message_holds_up_its_sender_and_nobody_else() {
         [6],
         "sender 2 goes on, 7 of sender 1 waits for 2"
     );
-    queue.acknowledged(1, true, true, 200, 0.5);
+    accept(&mut queue, 1, 200);
     assert_eq!(pump_trusting(&mut queue, 1_099), NONE);
     assert_eq!(queue.next_due_ms(1_099), Some(1_100));
     assert_eq!(
@@ -203,7 +280,7 @@ fn a_refused_message_holds_up_its_sender_and_nobody_else() {
         [2],
         "five are out again: 7 waits for room"
     );
-    queue.acknowledged(3, true, true, 1_100, 0.5);
+    accept(&mut queue, 3, 1_100);
     assert_eq!(pump_trusting(&mut queue, 1_100), [7]);
 }
 
@@ -238,34 +315,24 @@ fn pauses_double_to_their_limit_with_jitter() {
 }
 
 #[test]
-fn an_unacknowledged_message_fails_after_its_time_and_only_sends_count() {
+fn only_refusals_are_counted() {
     let mut queue = empty();
-    queue.connected(0);
-    offer(&mut queue, 1, 0);
-    assert_eq!(queue.tick(15 * SECOND - 1, || 0.5), []);
-    let change = Change::Requeued {
-        seq: 1,
-        attempts: 1,
-        due_at_ms: 16 * SECOND,
-    };
-    assert_eq!(queue.tick(15 * SECOND, || 0.5), [change]);
-    // Without a socket no time passes for it: nothing is sent, nothing counted.
-    queue.disconnected(16 * SECOND);
-    for now in (20..600).map(|n| n * SECOND) {
-        assert_eq!(queue.tick(now, || 0.5), []);
-        assert_eq!(queue.pump(now), Pumped::default());
+    let mut now = 0;
+    offer(&mut queue, 1, now);
+    // However many connections end with it in flight, it is sent once on each, and nothing is counted.
+    for _ in 0..100 {
+        queue.connected(now);
+        assert_eq!(pump_trusting(&mut queue, now), [1]);
+        now += 10 * SECOND;
+        assert_eq!(queue.tick(now), []);
+        assert_eq!(pump_trusting(&mut queue, now), NONE);
+        assert_eq!(queue.disconnected(EndedBy::Connector, now).len(), 1);
     }
-    queue.connected(600 * SECOND);
-    let mut now = 600 * SECOND;
-    for attempts in 2..=25 {
-        let launches = loop {
-            let sent = pump_trusting(&mut queue, now);
-            if !sent.is_empty() {
-                break sent;
-            }
+    queue.connected(now);
+    for attempts in 1..=25 {
+        while pump_trusting(&mut queue, now) != [1] {
             now = queue.next_due_ms(now).unwrap();
-        };
-        assert_eq!(launches, [1]);
+        }
         let change = queue.acknowledged(1, false, true, now, 0.5).unwrap();
         if attempts < 25 {
             assert!(
@@ -273,13 +340,7 @@ fn an_unacknowledged_message_fails_after_its_time_and_only_sends_count() {
                 "{change:?}"
             );
         } else {
-            assert_eq!(
-                change,
-                Change::DeadLetter {
-                    seq: 1,
-                    reason: DeadReason::AttemptsExhausted
-                }
-            );
+            assert_eq!(change, dead(1, DeadReason::AttemptsExhausted));
         }
     }
     assert_eq!(queue.depth(), 0);
@@ -291,41 +352,219 @@ fn a_late_acceptance_counts_and_a_late_refusal_does_not() {
     queue.connected(0);
     offer(&mut queue, 1, 0);
     offer(&mut queue, 1, 0);
-    queue.tick(15 * SECOND, || 0.5);
-    assert_eq!(queue.acknowledged(1, false, true, 15 * SECOND, 0.5), None);
+    queue.connected(10);
     assert_eq!(
-        queue.acknowledged(1, true, true, 15 * SECOND, 0.5),
-        Some(Change::Delivered { seq: 1 })
-    );
-    assert_eq!(queue.acknowledged(1, true, true, 15 * SECOND, 0.5), None, "once");
-    queue.connected(16 * SECOND);
-    assert_eq!(pump_trusting(&mut queue, 16 * SECOND), [2]);
-    assert_eq!(
-        queue.acknowledged(2, false, false, 16 * SECOND, 0.5),
+        queue.acknowledged(1, false, true, 10, 0.5),
         None,
-        "refused on the socket before"
+        "not sent on this one"
+    );
+    accept(&mut queue, 1, 10);
+    assert_eq!(queue.acknowledged(1, true, true, 10, 0.5), None, "once");
+    assert_eq!(pump_trusting(&mut queue, 10), [2]);
+    assert_eq!(
+        queue.acknowledged(2, false, false, 20, 0.5),
+        None,
+        "refused on the connection before"
     );
     assert_eq!(
-        queue.acknowledged(2, true, false, 16 * SECOND, 0.5),
+        queue.acknowledged(2, true, false, 20, 0.5),
         Some(Change::Delivered { seq: 2 })
     );
 }
 
 #[test]
-fn a_lost_socket_fails_what_was_in_flight_at_once() {
+fn a_connection_that_answers_nothing_is_stalled() {
+    let minute = 60 * SECOND;
     let mut queue = empty();
     queue.connected(0);
+    assert_eq!(queue.next_due_ms(0), None, "nothing is in flight: nothing is due");
+    let start = 10 * minute;
+    for _ in 0..3 {
+        offer(&mut queue, 1, start);
+    }
+    // A webhook of four minutes: each answer starts the time anew, and nothing is sent twice.
+    for seq in 1..=3 {
+        let now = start + 4 * minute * seq;
+        assert!(!queue.is_stalled(now));
+        assert_eq!(pump_trusting(&mut queue, now), NONE);
+        accept(&mut queue, seq, now);
+    }
+    let last = start + 12 * minute;
+    offer(&mut queue, 1, last + minute);
+    assert_eq!(queue.next_due_ms(last + minute), Some(last + 6 * minute));
+    assert!(!queue.is_stalled(last + 6 * minute - 1));
+    assert!(queue.is_stalled(last + 6 * minute));
+}
+
+#[test]
+fn after_a_break_frames_go_one_at_a_time_until_all_that_were_out_are_settled() {
+    let mut queue = empty();
+    for from in [1, 1, 1, 1, 2, 2, 2] {
+        offer(&mut queue, from, 0);
+    }
+    queue.connected(0);
+    assert_eq!(pump_trusting(&mut queue, 0), [1, 5, 2, 6], "two of five each");
+    let expect: Vec<Change> = [1, 2, 5, 6].map(|seq| cut(seq, Mark::Cut, 1, 0)).into();
+    assert_eq!(queue.disconnected(EndedBy::Connector, 5), expect);
+    assert_eq!(queue.disconnected(EndedBy::Connector, 6), []);
+    assert_eq!(queue.connected(8), []);
+    for seq in [1, 2] {
+        assert_eq!(pump_trusting(&mut queue, 8), [seq]);
+        accept(&mut queue, seq, 8);
+    }
+    assert!(
+        matches!(offer(&mut queue, 3, 8), Taken::Launched(_)),
+        "the place is free"
+    );
+    assert_eq!(pump_trusting(&mut queue, 8), NONE, "and then it is not");
+    accept(&mut queue, 8, 8);
+    for seq in [3, 4] {
+        assert_eq!(pump_trusting(&mut queue, 8), [seq], "the oldest first");
+        accept(&mut queue, seq, 8);
+    }
+    assert_eq!(pump_trusting(&mut queue, 8), [5]);
+    queue.acknowledged(5, false, true, 8, 0.5);
+    assert!(matches!(offer(&mut queue, 1, 8), Taken::Launched(_)));
+    accept(&mut queue, 9, 8);
+    assert_eq!(
+        pump_trusting(&mut queue, 8),
+        NONE,
+        "6 waits for 5, which was refused"
+    );
+    assert_eq!(pump_trusting(&mut queue, 1_008), [5]);
+    accept(&mut queue, 5, 1_008);
+    assert_eq!(
+        pump_trusting(&mut queue, 1_008),
+        [6],
+        "the last of them is still alone"
+    );
+    accept(&mut queue, 6, 1_008);
+    for _ in 0..5 {
+        assert!(matches!(offer(&mut queue, 4, 1_008), Taken::Launched(_)) || queue.in_flight().len() == 5);
+        pump_trusting(&mut queue, 1_008);
+    }
+    assert_eq!(queue.in_flight().len(), 5, "and then all places are there again");
+}
+
+/// One poisonous message among five: on sight of it the connector ends the connection, at once, every time.
+#[test]
+fn the_message_that_breaks_connections_is_found_and_nobody_elses_dies_with_it() {
+    const POISON: u64 = 3;
+    let mut queue = empty();
+    for from in [1, 2, 3, 2, 1, 3] {
+        offer(&mut queue, from, 0);
+    }
+    let mut now = 0;
+    let mut arrived = Vec::new();
+    let mut breaks = 0;
+    let mut given_up = Vec::new();
+    queue.connected(now);
+    for _ in 0..1_000 {
+        let sent = pump_trusting(&mut queue, now);
+        if sent.is_empty() {
+            now = queue.next_due_ms(now).unwrap();
+        }
+        let changes = if sent.contains(&POISON) {
+            breaks += 1;
+            now += SECOND;
+            let changes = queue.disconnected(EndedBy::Connector, now);
+            now += SECOND;
+            queue.connected(now);
+            changes
+        } else {
+            sent.into_iter()
+                .filter_map(|seq| queue.acknowledged(seq, true, true, now, 0.5))
+                .collect()
+        };
+        for change in changes {
+            match change {
+                Change::Delivered { seq } => arrived.push((seq, now)),
+                Change::DeadLetter { seq, reason } => given_up.push((seq, reason, now)),
+                _ => {}
+            }
+        }
+        if queue.depth() == 0 {
+            break;
+        }
+    }
+    // Once among others, once alone, and on three connections that had lived for 30 s.
+    assert_eq!(breaks, 5);
+    let [(POISON, DeadReason::ConnectorBroke, at)] = given_up[..] else {
+        panic!("{given_up:?}")
+    };
+    assert!((90 * SECOND..110 * SECOND).contains(&at), "{at}");
+    let early: Vec<u64> = arrived
+        .iter()
+        .filter(|(_, at)| *at < 10 * SECOND)
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert_eq!(early, [1, 2, 4, 5], "nobody else waited");
+    assert_eq!(
+        arrived.last(),
+        Some(&(6, at)),
+        "what its sender sent after it waited, and arrived"
+    );
+}
+
+#[test]
+fn only_what_the_connector_does_at_once_is_held_against_a_message() {
+    /// One message, sent on a connection that is `lived` old; that connection ends `after` the sending.
+    fn check(by: EndedBy, lived: u64, after: u64, expect: Change) {
+        let mut queue = empty();
+        queue.connected(0);
+        offer(&mut queue, 1, lived);
+        assert_eq!(
+            queue.disconnected(by, lived + after),
+            [expect],
+            "{by:?} {lived} {after}"
+        );
+    }
+    let old = 30 * SECOND;
+    check(EndedBy::Connector, old, 2_000, cut(1, Mark::Suspect, 1, 1));
+    check(EndedBy::Connector, old - 1, 2_000, cut(1, Mark::Suspect, 1, 0));
+    check(EndedBy::Connector, old, 2_001, cut(1, Mark::Cut, 1, 0));
+    check(EndedBy::Us, old, 0, cut(1, Mark::Cut, 1, 0));
+}
+
+#[test]
+fn a_link_that_never_lives_long_dead_letters_nothing_before_its_time() {
+    let mut queue = empty();
+    for from in [1, 1, 2, 3] {
+        offer(&mut queue, from, 0);
+    }
+    let mut now = 0;
+    while now < HOUR {
+        assert_eq!(queue.tick(now), []);
+        queue.connected(now);
+        pump_trusting(&mut queue, now);
+        now += SECOND;
+        for change in queue.disconnected(EndedBy::Connector, now) {
+            assert!(matches!(change, Change::Cut { .. }) || now >= HOUR, "{change:?}");
+        }
+    }
+    queue.tick(now);
+    assert_eq!(queue.depth(), 0);
+}
+
+#[test]
+fn what_ends_every_connection_slowly_still_lets_others_pass() {
+    let mut queue = empty();
     offer(&mut queue, 1, 0);
     offer(&mut queue, 2, 0);
-    assert_eq!(
-        queue.disconnected(5),
-        [Change::CutOff { seq: 1 }, Change::CutOff { seq: 2 }]
-    );
-    assert_eq!(queue.disconnected(6), []);
-    assert_eq!(offer(&mut queue, 1, 7), Taken::Queued { seq: 3 });
-    assert_eq!(queue.connected(8), []);
-    assert_eq!(pump_trusting(&mut queue, 8), [1, 2, 3], "due at once, in order");
-    assert_eq!(queue.connected(9).len(), 3, "a superseded socket is a lost one");
+    let mut arrived = Vec::new();
+    for round in 0..4 {
+        let now = round * 10 * SECOND;
+        queue.connected(now);
+        while let [seq] = pump_trusting(&mut queue, now)[..] {
+            if seq == 1 {
+                break;
+            }
+            accept(&mut queue, seq, now);
+            arrived.push(seq);
+        }
+        queue.disconnected(EndedBy::Connector, now + 5 * SECOND);
+    }
+    assert_eq!(arrived, [2], "though the other is older");
 }
 
 #[test]
@@ -333,21 +572,24 @@ fn what_waited_too_long_is_given_up_and_what_is_in_flight_may_still_arrive() {
     let mut queue = empty();
     offer(&mut queue, 1, 0);
     offer(&mut queue, 2, 5);
-    assert_eq!(queue.tick(HOUR - 1, || 0.5), []);
-    let expired = |seq| Change::DeadLetter {
-        seq,
-        reason: DeadReason::Expired,
-    };
-    assert_eq!(queue.tick(HOUR, || 0.5), [expired(1)]);
+    offer(&mut queue, 2, 5);
+    assert_eq!(queue.tick(HOUR - 1), []);
+    assert_eq!(queue.tick(HOUR), [dead(1, DeadReason::Expired)]);
     queue.connected(HOUR + 4);
-    assert_eq!(pump_trusting(&mut queue, HOUR + 4), [2]);
-    assert_eq!(queue.tick(HOUR + 5, || 0.5), []);
-    assert_eq!(queue.next_due_ms(HOUR + 5), Some(HOUR + 4 + 15 * SECOND));
+    assert_eq!(pump_trusting(&mut queue, HOUR + 4), [2, 3]);
+    assert_eq!(queue.tick(HOUR + 5), []);
+    assert_eq!(queue.next_due_ms(HOUR + 5), Some(HOUR + 4 + 300 * SECOND));
+    accept(&mut queue, 3, 2 * HOUR);
     assert_eq!(
         queue.acknowledged(2, false, true, HOUR + 6, 0.5),
-        Some(expired(2))
+        Some(dead(2, DeadReason::Expired))
     );
     assert_eq!(queue.next_due_ms(HOUR + 6), None);
+    offer(&mut queue, 1, 2 * HOUR);
+    assert_eq!(
+        queue.disconnected(EndedBy::Connector, 3 * HOUR),
+        [dead(4, DeadReason::Expired)]
+    );
 }
 
 #[test]
@@ -364,26 +606,17 @@ fn senders_are_asked_about_before_their_waiting_mail_goes_out() {
     );
     assert_eq!(queue.pump(1), Pumped::default(), "asked once");
     queue.sender_is(&sender(2), Standing::Good, 2);
-    assert_eq!(
-        queue.pump(2),
-        Pumped::default(),
-        "the older one of sender 1 is waited for"
-    );
-    let dead = |seq| Change::DeadLetter {
-        seq,
-        reason: DeadReason::SenderRevoked,
-    };
+    let sent: Vec<u64> = queue.pump(2).launches.iter().map(|launch| launch.seq).collect();
+    assert_eq!(sent, [2], "one that is slow to be answered about holds up nobody");
     assert_eq!(
         queue.sender_is(&sender(1), Standing::Revoked, 3),
-        [dead(1), dead(4)]
+        [
+            dead(1, DeadReason::SenderRevoked),
+            dead(4, DeadReason::SenderRevoked)
+        ]
     );
     queue.sender_is(&sender(3), Standing::Unknown, 3);
-    let sent: Vec<u64> = queue.pump(3).launches.iter().map(|launch| launch.seq).collect();
-    assert_eq!(
-        sent,
-        [2],
-        "nobody knows about sender 3: it is held, and holds up nobody"
-    );
+    assert_eq!(queue.pump(3), Pumped::default(), "nobody knows about sender 3");
     assert_eq!(queue.next_due_ms(3), Some(3 + SECOND));
     assert_eq!(queue.pump(3 + SECOND).ask, [sender(3)]);
 }
@@ -396,17 +629,17 @@ fn a_good_standing_is_believed_for_its_time_only() {
     }
     queue.connected(0);
     assert_eq!(pump_trusting(&mut queue, 0), [1, 2, 3, 4, 5]);
-    queue.acknowledged(1, true, true, 499, 0.5);
+    accept(&mut queue, 1, 499);
     assert_eq!(queue.pump(499).launches.len(), 1);
-    queue.acknowledged(2, true, true, 500, 0.5);
+    accept(&mut queue, 2, 500);
     let pumped = queue.pump(500);
     assert_eq!((pumped.launches.len(), pumped.ask), (0, vec![sender(1)]));
     queue.sender_is(&sender(1), Standing::Good, 500);
     queue.connected(501);
     assert_eq!(queue.pump(501).ask, [sender(1)], "a new connection asks anew");
     queue.sender_is(&sender(1), Standing::Good, 501);
-    assert_eq!(queue.pump(501).launches.len(), 5);
-    queue.acknowledged(3, true, true, 1_500, 0.5);
+    assert_eq!(queue.pump(501).launches.len(), 1);
+    accept(&mut queue, 3, 1_500);
     assert_eq!(queue.pump(1_500).ask, [sender(1)]);
     // An answer that is lost is asked for again.
     assert_eq!(queue.next_due_ms(1_500), Some(1_500 + ASK_LOST_AFTER_MS));
@@ -435,43 +668,47 @@ fn a_revoked_recipients_queue_is_given_up_whole() {
     }
     let changes = queue.give_up_all(DeadReason::RecipientRevoked);
     let expect: Vec<Change> = (1..=7)
-        .map(|seq| Change::DeadLetter {
-            seq,
-            reason: DeadReason::RecipientRevoked,
-        })
+        .map(|seq| dead(seq, DeadReason::RecipientRevoked))
         .collect();
     assert_eq!(changes, expect);
-    assert_eq!(
-        (
-            queue.depth(),
-            queue.in_flight(),
-            queue.bytes(),
-            queue.next_due_ms(0)
-        ),
-        (0, 0, 0, None)
-    );
+    let left = (queue.depth(), queue.in_flight().len(), queue.bytes());
+    assert_eq!((left, queue.next_due_ms(0)), ((0, 0, 0), None));
 }
 
 #[test]
 fn what_is_stored_comes_back() {
-    let row = |seq, attempts, place| StoredRow {
+    let row = |seq, attempts, mark, due_at_ms| StoredRow {
         seq,
         sender: sender(1),
+        notice: false,
         bytes: 10,
         attempts,
-        place,
+        trouble: Trouble {
+            mark,
+            cuts: 0,
+            breaks: 0,
+        },
+        due_at_ms,
         created_at_ms: seq,
         expires_at_ms: HOUR,
     };
     let rows = [
-        row(3, 1, Place::InFlight { deadline_ms: 900 }),
-        row(4, 2, Place::Waiting { due_at_ms: 700 }),
-        row(6, 0, Place::Waiting { due_at_ms: 0 }),
-        row(7, 25, Place::InFlight { deadline_ms: 950 }),
+        row(3, 0, Mark::None, 0),
+        row(4, 2, Mark::None, 700),
+        row(6, 0, Mark::None, 0),
     ];
-    // Hibernated, its socket open: an acknowledgement finds its message, times go on.
-    let mut queue = RelayQueue::restore(settings(), rows.clone(), 9, true);
-    assert_eq!((queue.depth(), queue.in_flight(), queue.bytes()), (4, 2, 40));
+    let connection = Connection {
+        opened_at_ms: 100,
+        progress_at_ms: 400,
+        in_flight: vec![(2, 250), (3, 300)],
+    };
+    // Hibernated, its socket open: an acknowledgement finds its message, times go on. 2 is known to the socket alone.
+    let mut queue = RelayQueue::restore(settings(), rows.clone(), 5, Some(connection.clone()));
+    assert_eq!(queue.in_flight().collect::<Vec<_>>(), [(3, 300)]);
+    assert_eq!(
+        (queue.depth(), queue.bytes(), queue.progress_at_ms()),
+        (3, 30, Some(400))
+    );
     assert_eq!(queue.oldest_created_at_ms(), Some(3));
     assert_eq!(
         pump_trusting(&mut queue, 600),
@@ -479,28 +716,25 @@ fn what_is_stored_comes_back() {
         "4 is in back-off, 6 behind it"
     );
     assert_eq!(queue.next_due_ms(600), Some(700));
-    assert_eq!(
-        queue.acknowledged(3, true, true, 600, 0.5),
-        Some(Change::Delivered { seq: 3 })
-    );
+    accept(&mut queue, 3, 600);
     assert_eq!(pump_trusting(&mut queue, 700), [4, 6]);
+    let launch = Launch { seq: 7, attempts: 0 };
     assert_eq!(
         offer(&mut queue, 2, 700),
-        Taken::Launched(Launch {
-            seq: 9,
-            attempts: 1,
-            deadline_ms: 15_700
-        })
+        Taken::Launched(launch),
+        "numbers go on"
     );
 
-    // Killed: no socket. What was in flight waits; what was sent as often as may be is found out by `tick`.
-    let mut queue = RelayQueue::restore(settings(), rows, 9, false);
-    assert!(queue.next_due_ms(600).is_some_and(|due| due <= 600));
-    let exhausted = Change::DeadLetter {
-        seq: 7,
-        reason: DeadReason::AttemptsExhausted,
-    };
-    assert_eq!(queue.tick(600, || 0.5), [exhausted]);
-    assert_eq!(queue.connected(600), []);
-    assert_eq!(pump_trusting(&mut queue, 600), [3, 4, 6]);
+    // Killed: no socket, nothing is in flight, and nothing was said about any message.
+    let mut queue = RelayQueue::restore(settings(), rows.clone(), 9, None);
+    assert_eq!(queue.connected(700), []);
+    assert_eq!(pump_trusting(&mut queue, 700), [3, 4, 6]);
+
+    // A break is remembered: one at a time.
+    let mut rows = rows;
+    rows[2].trouble.mark = Mark::Cut;
+    let mut queue = RelayQueue::restore(settings(), rows, 9, Some(connection));
+    assert_eq!(pump_trusting(&mut queue, 700), NONE);
+    accept(&mut queue, 3, 700);
+    assert_eq!(pump_trusting(&mut queue, 700), [4]);
 }

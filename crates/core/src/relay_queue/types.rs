@@ -2,26 +2,26 @@
 
 use clawdentity_protocol::did::AgentDid;
 
-/// What docs/wire.md §6 lets an operator set. Durations in milliseconds.
+/// What an operator may set of a queue (WIRE.md §9). Durations in milliseconds.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
-    /// Live messages; one more is refused.
+    /// Live messages of all senders together.
     pub max_messages: usize,
-    /// Bytes of their payloads; one more is refused.
+    /// Live messages of one sender; the notices of the system, together, count as one more.
+    pub max_messages_per_sender: usize,
+    /// Bytes of all payloads together. One sender may have a quarter.
     pub max_bytes: u64,
     /// Messages sent and not acknowledged, over all senders.
     pub max_in_flight: usize,
-    /// Sends of one message before it is dead-lettered.
+    /// Refusals of one message after which it is dead-lettered.
     pub max_attempts: u32,
-    /// The first pause after a failed send; doubles with each.
+    /// The pause after the first refusal; doubles with each.
     pub retry_initial_ms: u64,
     /// The longest pause.
     pub retry_max_ms: u64,
     /// A pause varies by this part of itself, either way; 0 to 1.
     pub retry_jitter_ratio: f64,
-    /// A send without an acknowledgement for so long has failed.
-    pub ack_timeout_ms: u64,
-    /// For how long "this sender is not revoked" is believed.
+    /// For how long "this sender may still send" is believed.
     pub sender_check_ms: u64,
     /// The pause before a sender is asked about again that nobody could tell anything about.
     pub sender_retry_ms: u64,
@@ -34,38 +34,63 @@ pub struct StoredRow {
     pub seq: u64,
     /// Who sent it.
     pub sender: AgentDid,
+    /// It is a notice of the system, which no sender's share is charged for.
+    pub notice: bool,
     /// Its payload's size.
     pub bytes: u64,
-    /// How often it was sent.
+    /// How often it was refused.
     pub attempts: u32,
-    /// Where it is.
-    pub place: Place,
+    /// What broken connections say about it.
+    pub trouble: Trouble,
+    /// Unix milliseconds: not to be sent before.
+    pub due_at_ms: u64,
     /// Unix milliseconds.
     pub created_at_ms: u64,
     /// Unix milliseconds; not sent any more from then on.
     pub expires_at_ms: u64,
 }
 
-impl StoredRow {
-    /// Whether it was sent and not acknowledged.
-    pub(super) fn is_in_flight(&self) -> bool {
-        matches!(self.place, Place::InFlight { .. })
-    }
+/// What broken connections say about a message: nothing, until one message alone keeps breaking them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whether it still has to be settled before frames go out side by side again.
+    pub mark: Mark,
+    /// How many connections ended with it in flight.
+    pub cuts: u32,
+    /// How many proven connections the connector ended on sight of it.
+    pub breaks: u32,
 }
 
-/// Where a live message is.
+/// See `Trouble`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// No connection ended with it in flight, or it was answered since.
+    #[default]
+    None,
+    /// It was in flight when a connection ended.
+    Cut,
+    /// It was alone in flight, and the connector ended the connection at once.
+    Suspect,
+}
+
+/// The open connection, as its socket remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Unix milliseconds.
+    pub opened_at_ms: u64,
+    /// Unix milliseconds: the last answer to a frame on it.
+    pub progress_at_ms: u64,
+    /// What was sent on it and is not answered: the number, and when it was sent.
+    pub in_flight: Vec<(u64, u64)>,
+}
+
+/// Who ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// In the queue, not to be sent before this moment.
-    Waiting {
-        /// Unix milliseconds.
-        due_at_ms: u64,
-    },
-    /// Sent, and to be acknowledged before this moment.
-    InFlight {
-        /// Unix milliseconds.
-        deadline_ms: u64,
-    },
+pub enum EndedBy {
+    /// The other side, or the line between.
+    Connector,
+    /// We did: superseded, revoked, silent, stalled, a frame too large. Says nothing about a message.
+    Us,
 }
 
 /// A message that asks to be taken.
@@ -73,6 +98,8 @@ pub enum Place {
 pub struct Offer {
     /// Who sends it.
     pub sender: AgentDid,
+    /// See `StoredRow::notice`.
+    pub notice: bool,
     /// Its payload's size.
     pub bytes: u64,
     /// Unix milliseconds.
@@ -84,26 +111,24 @@ pub struct Offer {
 /// What became of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// The queue is at its limit; nothing changed.
+    /// Its sender's share, or the queue, is at its limit; nothing changed.
     Full,
     /// It waits under this number.
     Queued {
         /// Its number.
         seq: u64,
     },
-    /// It is in flight under this number: write it so, then send it.
+    /// It is in flight under this number: write it, then send it.
     Launched(Launch),
 }
 
-/// A send: to be written, then done.
+/// A send: to be remembered by the socket, then done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
     /// Which message.
     pub seq: u64,
-    /// The how-manieth send this is.
+    /// How often it was refused before.
     pub attempts: u32,
-    /// Unix milliseconds; unacknowledged by then, it has failed.
-    pub deadline_ms: u64,
 }
 
 /// What happened to a message: to be written.
@@ -114,19 +139,21 @@ pub enum Change {
         /// Which message.
         seq: u64,
     },
-    /// The send failed; it waits again.
+    /// Refused; it waits again, and no connection is held against it any more.
     Requeued {
         /// Which message.
         seq: u64,
-        /// How often it was sent.
+        /// How often it was refused.
         attempts: u32,
         /// Unix milliseconds.
         due_at_ms: u64,
     },
-    /// Its socket is gone; it waits for the next. Need not be written: a stored send names its socket.
-    CutOff {
+    /// Its connection ended; it waits for the next.
+    Cut {
         /// Which message.
         seq: u64,
+        /// What that says about it.
+        trouble: Trouble,
     },
     /// Given up; it is gone from here.
     DeadLetter {
@@ -142,8 +169,10 @@ pub enum Change {
 pub enum DeadReason {
     /// Nobody acknowledged it in its time.
     Expired,
-    /// It was sent as often as may be.
+    /// It was refused as often as may be.
     AttemptsExhausted,
+    /// The connector ended connection after connection on sight of it.
+    ConnectorBroke,
     /// The agent it is for was revoked.
     RecipientRevoked,
     /// The agent that sent it was revoked.
@@ -156,6 +185,7 @@ impl DeadReason {
         match self {
             Self::Expired => "expired",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::ConnectorBroke => "connector_broke",
             Self::RecipientRevoked => "recipient_revoked",
             Self::SenderRevoked => "sender_revoked",
         }
@@ -165,9 +195,9 @@ impl DeadReason {
 /// What `pump` found to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pumped {
-    /// Write and send these, in this order.
+    /// Remember and send these, in this order.
     pub launches: Vec<Launch>,
-    /// Ask whether these senders are revoked, and tell `sender_is`.
+    /// Ask whether these senders may still send, and tell `sender_is`.
     pub ask: Vec<AgentDid>,
 }
 

@@ -1,6 +1,7 @@
-//! Random events, in any order, against a model that knows only the promises: nothing lost, order per sender, at most
-//! so many in flight, nothing of a revoked sender sent, attempts as many as sends, restarts at any moment, and with a
-//! connector that takes everything an empty queue in the end.
+//! Random events, in any order, against a model that knows only the promises: nothing lost, order per sender, nothing
+//! twice on one connection unless refused there, at most so many in flight and one at a time after a break, no sender in
+//! another's places, nothing of a revoked sender sent, nothing given up but for a reason, restarts at any moment; and
+//! with a connector that takes everything an empty queue in the end.
 
 use super::*;
 
@@ -10,9 +11,12 @@ enum Event {
     Offer {
         from: u8,
         admitted: bool,
+        notice: bool,
     },
     Connect,
-    Disconnect,
+    Disconnect {
+        by: EndedBy,
+    },
     Acknowledge {
         which: u8,
         accepted: bool,
@@ -35,14 +39,17 @@ enum Event {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let standing =
         prop_oneof![6 => Just(Standing::Good), 1 => Just(Standing::Revoked), 2 => Just(Standing::Unknown)];
+    let by = prop_oneof![3 => Just(EndedBy::Connector), 1 => Just(EndedBy::Us)];
+    let ms = prop_oneof![Just(0), 1_u64..2_000, 10_000_u64..40_000, Just(HOUR)];
     let event = prop_oneof![
-        12 => (0_u8..4, prop::bool::weighted(0.8)).prop_map(|(from, admitted)| Event::Offer { from, admitted }),
+        12 => (0_u8..4, prop::bool::weighted(0.8), prop::bool::weighted(0.1))
+            .prop_map(|(from, admitted, notice)| Event::Offer { from, admitted, notice }),
         3 => Just(Event::Connect),
-        2 => Just(Event::Disconnect),
+        3 => by.prop_map(|by| Event::Disconnect { by }),
         12 => (any::<u8>(), prop::bool::weighted(0.6), prop::bool::weighted(0.9))
             .prop_map(|(which, accepted, on_this_socket)| Event::Acknowledge { which, accepted, on_this_socket }),
         1 => any::<u8>().prop_map(|which| Event::Settle { which }),
-        8 => prop_oneof![Just(0), 1_u64..2_000, 10_000_u64..40_000, Just(HOUR)].prop_map(|ms| Event::Wait { ms }),
+        8 => ms.prop_map(|ms| Event::Wait { ms }),
         6 => standing.prop_map(|standing| Event::Answer { standing }),
         2 => any::<bool>().prop_map(|hibernated| Event::Restart { hibernated }),
     ];
@@ -53,7 +60,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 #[derive(Debug, Clone)]
 struct Message {
     stored: StoredRow,
-    sends: u32,
+    /// When it was sent on the connection that is open, where it is in flight there.
+    sent_at: Option<u64>,
+    refusals: u32,
+    /// Connections older than 30 s that the connector ended within 2 s of it, with nothing else in flight.
+    breaks: u32,
     end: Option<End>,
 }
 
@@ -67,19 +78,20 @@ enum End {
 struct World {
     queue: RelayQueue,
     now: u64,
-    connected: bool,
-    /// The number of the socket that is open, and the one each stored send names.
-    socket: u64,
-    sent_on: BTreeMap<u64, u64>,
+    /// When the connection that is open was.
+    opened: Option<u64>,
+    progress: u64,
     messages: BTreeMap<u64, Message>,
     asked: Vec<AgentDid>,
     revoked: BTreeSet<AgentDid>,
+    unknown: BTreeSet<AgentDid>,
 }
 
 fn small() -> QueueSettings {
     QueueSettings {
-        max_messages: 20,
-        max_in_flight: 3,
+        max_messages: 24,
+        max_messages_per_sender: 12,
+        max_in_flight: 4,
         max_attempts: 4,
         ..settings()
     }
@@ -87,21 +99,25 @@ fn small() -> QueueSettings {
 
 impl World {
     fn new() -> Self {
-        let queue = RelayQueue::restore(small(), [], 1, false);
         Self {
-            queue,
+            queue: RelayQueue::restore(small(), [], 1, None),
             now: 1,
-            connected: false,
-            socket: 0,
-            sent_on: BTreeMap::new(),
+            opened: None,
+            progress: 0,
             messages: BTreeMap::new(),
             asked: Vec::new(),
             revoked: BTreeSet::new(),
+            unknown: BTreeSet::new(),
         }
     }
 
     fn live(&self) -> impl Iterator<Item = &Message> {
         self.messages.values().filter(|message| message.end.is_none())
+    }
+
+    fn in_flight(&self) -> Vec<u64> {
+        let sent = self.live().filter(|message| message.sent_at.is_some());
+        sent.map(|message| message.stored.seq).collect()
     }
 
     fn pick(&self, which: u8) -> Option<u64> {
@@ -112,23 +128,24 @@ impl World {
     fn apply(&mut self, event: &Event) {
         let now = self.now;
         match event {
-            Event::Offer { from, admitted } => self.offer(*from, *admitted),
+            Event::Offer {
+                from,
+                admitted,
+                notice,
+            } => self.offer(*from, *admitted, *notice),
             Event::Connect => {
+                self.ended(EndedBy::Us);
                 let changes = self.queue.connected(now);
                 self.write(changes);
-                self.connected = true;
-                self.socket += 1;
-                // Stored nowhere: the shell sees that a pause began before this socket opened.
-                for message in self.messages.values_mut() {
-                    if let Place::Waiting { due_at_ms } = &mut message.stored.place {
-                        *due_at_ms = now;
-                    }
-                }
+                self.opened = Some(now);
+                self.progress = now;
+                self.unknown.clear();
             }
-            Event::Disconnect => {
-                let changes = self.queue.disconnected(now);
+            Event::Disconnect { by } => {
+                self.ended(*by);
+                let changes = self.queue.disconnected(*by, now);
                 self.write(changes);
-                self.connected = false;
+                self.opened = None;
             }
             Event::Acknowledge {
                 which,
@@ -136,22 +153,34 @@ impl World {
                 on_this_socket,
             } => {
                 let Some(seq) = self.pick(*which) else { return };
-                let on_this_socket = *on_this_socket && self.connected;
+                let on_this_socket = *on_this_socket && self.opened.is_some();
+                if on_this_socket && self.messages[&seq].sent_at.is_some() {
+                    self.progress = now;
+                }
                 let change = self.queue.acknowledged(seq, *accepted, on_this_socket, now, 0.3);
                 assert!(
                     !accepted || change == Some(Change::Delivered { seq }),
                     "an acceptance always counts"
                 );
+                let message = self.messages.get_mut(&seq).unwrap();
+                if !accepted && on_this_socket && message.sent_at.is_some() {
+                    message.refusals += 1;
+                    message.breaks = 0;
+                    assert!(change.is_some(), "a refusal on the open connection counts");
+                }
                 self.write(change.into_iter().collect());
             }
             Event::Settle { which } => {
                 let Some(seq) = self.pick(*which) else { return };
-                assert!(self.queue.settle(seq));
+                if self.messages[&seq].sent_at.is_some() {
+                    self.progress = now;
+                }
+                assert!(self.queue.settle(seq, now));
                 self.end(seq, End::Settled);
             }
             Event::Wait { ms } => {
                 self.now += ms;
-                let changes = self.queue.tick(self.now, || 0.7);
+                let changes = self.queue.tick(self.now);
                 self.write(changes);
             }
             Event::Answer { standing } => {
@@ -159,6 +188,10 @@ impl World {
                     match standing {
                         Standing::Revoked => self.revoked.insert(sender.clone()),
                         _ => self.revoked.remove(&sender),
+                    };
+                    match standing {
+                        Standing::Unknown => self.unknown.insert(sender.clone()),
+                        _ => self.unknown.remove(&sender),
                     };
                     let changes = self.queue.sender_is(&sender, *standing, now);
                     self.write(changes);
@@ -170,15 +203,32 @@ impl World {
         self.check();
     }
 
-    fn offer(&mut self, from: u8, admitted: bool) {
+    /// What the end of the open connection says about messages, as DESIGN.md has it.
+    fn ended(&mut self, by: EndedBy) {
+        let Some(opened) = self.opened else { return };
+        if let ([seq], EndedBy::Connector) = (&self.in_flight()[..], by) {
+            let message = self.messages.get_mut(seq).unwrap();
+            let sent_at = message.sent_at.unwrap();
+            message.breaks += u32::from(self.now - sent_at <= 2_000 && sent_at - opened >= 30_000);
+        }
+    }
+
+    fn offer(&mut self, from: u8, admitted: bool, notice: bool) {
         let expires_at_ms = self.now + HOUR;
         let offer = Offer {
             sender: sender(from),
+            notice,
             bytes: 7,
             expires_at_ms,
             admitted,
         };
-        let full = self.live().count() >= small().max_messages;
+        let count = |of: &dyn Fn(&StoredRow) -> bool| self.live().filter(|live| of(&live.stored)).count();
+        let own = count(&|row| !row.notice && row.sender == sender(from));
+        let all = count(&|row| !row.notice);
+        let full = match notice {
+            true => count(&|row| row.notice) >= 12,
+            false => own >= 12 || (own >= 10 && all >= 24),
+        };
         let taken = self.queue.offer(offer, self.now);
         assert_eq!(taken == Taken::Full, full);
         let (seq, launch) = match taken {
@@ -189,25 +239,22 @@ impl World {
         let stored = StoredRow {
             seq,
             sender: sender(from),
+            notice,
             bytes: 7,
             attempts: 0,
-            place: Place::Waiting { due_at_ms: self.now },
+            trouble: Trouble::default(),
+            due_at_ms: self.now,
             created_at_ms: self.now,
             expires_at_ms,
         };
-        assert!(
-            self.messages
-                .insert(
-                    seq,
-                    Message {
-                        stored,
-                        sends: 0,
-                        end: None
-                    }
-                )
-                .is_none(),
-            "numbers are new"
-        );
+        let message = Message {
+            stored,
+            sent_at: None,
+            refusals: 0,
+            breaks: 0,
+            end: None,
+        };
+        assert!(self.messages.insert(seq, message).is_none(), "numbers are new");
         if let Some(launch) = launch {
             assert!(admitted, "who was not admitted is asked about first");
             self.launched(launch, true);
@@ -215,34 +262,56 @@ impl World {
     }
 
     fn launched(&mut self, launch: Launch, direct: bool) {
-        assert!(self.connected, "sent without a socket");
+        let opened = self.opened.expect("sent without a socket");
+        let in_flight = self.in_flight();
         let message = &self.messages[&launch.seq];
-        assert_eq!(message.end, None, "sent after its end");
-        assert!(
-            matches!(message.stored.place, Place::Waiting { due_at_ms } if due_at_ms <= self.now || direct)
+        let row = &message.stored;
+        assert_eq!(
+            (message.end, message.sent_at),
+            (None, None),
+            "sent again, or after its end"
         );
+        assert!(row.due_at_ms <= self.now && row.expires_at_ms > self.now);
         assert!(
-            direct || !self.revoked.contains(&message.stored.sender),
+            direct || !self.revoked.contains(&row.sender),
             "sent for a revoked sender"
         );
-        assert!(message.stored.expires_at_ms > self.now || self.queue.is_in_flight(launch.seq));
-        let behind = self.live().find(|other| {
-            other.stored.seq < launch.seq
-                && other.stored.sender == message.stored.sender
-                && matches!(other.stored.place, Place::Waiting { .. })
-        });
+        assert_eq!(launch.attempts, message.refusals);
+        if row.trouble.mark == Mark::Suspect {
+            assert!(
+                opened + 30_000 <= self.now,
+                "a suspect, on a connection that has proven nothing"
+            );
+        }
+        let waits = |other: &&Message| other.sent_at.is_none() && other.stored.seq != launch.seq;
+        let behind = self
+            .live()
+            .filter(waits)
+            .find(|other| other.stored.seq < launch.seq && other.stored.sender == row.sender);
         assert!(behind.is_none(), "{} went out before {behind:?}", launch.seq);
-        let message = self.messages.get_mut(&launch.seq).unwrap();
-        message.sends += 1;
-        assert_eq!(
-            (launch.attempts, launch.deadline_ms),
-            (message.sends, self.now + 15 * SECOND)
-        );
-        message.stored.attempts = launch.attempts;
-        message.stored.place = Place::InFlight {
-            deadline_ms: launch.deadline_ms,
-        };
-        self.sent_on.insert(launch.seq, self.socket);
+        if self.live().any(|live| live.stored.trouble.mark != Mark::None) {
+            assert!(in_flight.is_empty(), "side by side before all is settled");
+        }
+        assert!(in_flight.len() < small().max_in_flight);
+        let held = in_flight
+            .iter()
+            .filter(|seq| self.messages[seq].stored.sender == row.sender);
+        if held.count() >= small().max_in_flight / 2 {
+            let mut heads: BTreeMap<&AgentDid, &StoredRow> = BTreeMap::new();
+            for other in self.live().filter(waits) {
+                heads.entry(&other.stored.sender).or_insert(&other.stored);
+            }
+            heads.remove(&row.sender);
+            let kept_waiting = heads
+                .values()
+                .find(|head| head.due_at_ms <= self.now && !self.unknown.contains(&head.sender));
+            assert!(
+                kept_waiting.is_none(),
+                "{} took the place of {kept_waiting:?}",
+                launch.seq
+            );
+        }
+        self.messages.get_mut(&launch.seq).unwrap().sent_at = Some(self.now);
     }
 
     /// Writes down what the shell would.
@@ -254,7 +323,8 @@ impl World {
                     let message = &self.messages[&seq];
                     match reason {
                         DeadReason::Expired => assert!(message.stored.expires_at_ms <= self.now),
-                        DeadReason::AttemptsExhausted => assert_eq!(message.sends, small().max_attempts),
+                        DeadReason::AttemptsExhausted => assert_eq!(message.refusals, small().max_attempts),
+                        DeadReason::ConnectorBroke => assert_eq!(message.breaks, 3),
                         DeadReason::SenderRevoked => assert!(self.revoked.contains(&message.stored.sender)),
                         DeadReason::RecipientRevoked => panic!("nobody revoked the recipient"),
                     }
@@ -266,14 +336,19 @@ impl World {
                     due_at_ms,
                 } => {
                     let message = self.messages.get_mut(&seq).unwrap();
-                    assert_eq!(attempts, message.sends);
+                    assert_eq!(attempts, message.refusals);
                     assert!(due_at_ms > self.now);
-                    message.stored.place = Place::Waiting { due_at_ms };
+                    message.sent_at = None;
+                    message.stored.attempts = attempts;
+                    message.stored.trouble = Trouble::default();
+                    message.stored.due_at_ms = due_at_ms;
                 }
-                // Not stored: the row still says in flight, on a socket that is gone.
-                Change::CutOff { seq } => {
+                Change::Cut { seq, trouble } => {
                     let message = self.messages.get_mut(&seq).unwrap();
-                    message.stored.place = Place::Waiting { due_at_ms: self.now };
+                    assert!(message.sent_at.take().is_some(), "cut without having been sent");
+                    assert_eq!(trouble.breaks, message.breaks);
+                    message.stored.trouble = trouble;
+                    message.stored.due_at_ms = self.now;
                 }
             }
         }
@@ -281,49 +356,58 @@ impl World {
 
     fn end(&mut self, seq: u64, end: End) {
         let message = self.messages.get_mut(&seq).unwrap();
+        message.sent_at = None;
         assert_eq!(message.end.replace(end), None, "{seq} ended twice");
     }
 
     fn pump(&mut self) {
         let pumped = self.queue.pump(self.now);
+        self.asked.extend(pumped.ask);
         for launch in pumped.launches {
             self.launched(launch, false);
         }
-        self.asked.extend(pumped.ask);
     }
 
-    /// The object's memory is gone. Hibernated, its socket is still there; killed, it is not.
+    /// The object's memory is gone. Hibernated, its socket is still there and knows what is in flight; killed, it is not.
     fn restart(&mut self, hibernated: bool) {
-        self.connected &= hibernated;
-        let connected = self.connected;
-        let rows: Vec<StoredRow> = self.live().map(|message| message.stored.clone()).collect();
-        for row in &rows {
-            let cut = !connected || self.sent_on.get(&row.seq) != Some(&self.socket);
-            if cut && matches!(row.place, Place::InFlight { .. }) {
-                self.messages.get_mut(&row.seq).unwrap().stored.place = Place::Waiting { due_at_ms: 0 };
+        if !hibernated {
+            self.opened = None;
+            for message in self.messages.values_mut() {
+                message.sent_at = None;
             }
         }
+        let connection = self.opened.map(|opened_at_ms| Connection {
+            opened_at_ms,
+            progress_at_ms: self.progress,
+            in_flight: self
+                .live()
+                .filter_map(|message| Some((message.stored.seq, message.sent_at?)))
+                .collect(),
+        });
+        let rows: Vec<StoredRow> = self.live().map(|message| message.stored.clone()).collect();
         let next_seq = self.messages.keys().last().map_or(1, |seq| seq + 1);
-        self.queue = RelayQueue::restore(small(), rows, next_seq, connected);
+        self.queue = RelayQueue::restore(small(), rows, next_seq, connection);
         self.asked.clear();
-        let changes = self.queue.tick(self.now, || 0.5);
+        self.unknown.clear();
+        let changes = self.queue.tick(self.now);
         self.write(changes);
     }
 
     fn check(&self) {
         let live = self.live().count();
-        let in_flight = self
-            .live()
-            .filter(|message| matches!(message.stored.place, Place::InFlight { .. }))
-            .count();
+        let in_flight = self.in_flight();
+        let held: Vec<u64> = self.queue.in_flight().map(|(seq, _)| seq).collect();
         assert_eq!(
-            (self.queue.depth(), self.queue.in_flight()),
+            (self.queue.depth(), held),
             (live, in_flight),
             "nothing lost, nothing made up"
         );
         assert_eq!(self.queue.bytes(), 7 * live as u64);
-        assert!(in_flight <= small().max_in_flight);
-        assert!(self.connected || in_flight == 0);
+        if let Some(opened) = self.opened {
+            let first = self.live().filter_map(|message| message.sent_at).min();
+            let stalled = first.is_some_and(|first| first.max(self.progress) + 300_000 <= self.now);
+            assert_eq!(self.queue.is_stalled(self.now), stalled, "opened at {opened}");
+        }
         if let Some(due) = self.queue.next_due_ms(self.now) {
             assert!(due > self.now, "due at {due}, and it is {}", self.now);
         }
@@ -343,18 +427,14 @@ impl World {
             self.apply(&Event::Answer {
                 standing: Standing::Good,
             });
-            let sent: Vec<u64> = self
-                .live()
-                .map(|m| m.stored.seq)
-                .filter(|seq| self.queue.is_in_flight(*seq))
-                .collect();
-            for seq in sent {
+            for seq in self.in_flight() {
                 let change = self.queue.acknowledged(seq, true, true, self.now, 0.5);
+                self.progress = self.now;
                 self.write(change.into_iter().collect());
                 self.pump();
                 self.check();
             }
-            if self.asked.is_empty() && self.queue.in_flight() == 0 {
+            if self.asked.is_empty() && self.queue.in_flight().len() == 0 {
                 let Some(due) = self.queue.next_due_ms(self.now) else {
                     break;
                 };
