@@ -58,7 +58,8 @@ test("the same request again, at once, while queued and after: one delivery", as
   for (const answer of answers) accepted(answer, { state: "queued", deliveryId: answers[0].json.deliveryId, queueDepth: 1 });
   const socket = await bob.connect(ackAll);
   await socket.next("deliver");
-  accepted(await alice.message(bob, { n: 2 }, over), { deliveryId: answers[0].json.deliveryId });
+  accepted(await alice.message(bob, { n: 1 }, over), { deliveryId: answers[0].json.deliveryId });
+  refused(await alice.message(bob, { n: 2 }, over), 409, "PROXY_HOOK_REQUEST_ID_REUSED");
   await alive(socket);
   assert.deepEqual(socket.pending, []);
   await socket.close();
