@@ -44,6 +44,7 @@ pub struct RelayRequest<'a> {
 /// What can be asked of a session. "This agent" is the session's own.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::large_enum_variant)] // made once, and written or read at once
 pub enum RelayCall<'a> {
     /// Deliver a message to this agent. Answered by `Delivery`, `QueueFull` or `RequestIdReused`.
     #[serde(borrow)]
