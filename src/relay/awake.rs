@@ -262,18 +262,20 @@ impl Awake {
         Ok(())
     }
 
-    /// Writes a live message's outcome, and forgets that it was live.
+    /// Writes a live message's outcome, and forgets that it was live: in this order, so that a step that fails in between
+    /// leaves a message that is sent again, and none that is lost.
     pub(super) fn finish(
         &mut self,
         seq: u64,
         state: DeliveryState,
         reason: Option<&str>,
         moment: &Moment,
-    ) -> Result<Option<Identity>, Failure> {
-        self.tables.remove(seq)?;
+    ) -> Result<(), Failure> {
         let Some(identity) = self.mail.remove(&seq) else {
-            return Ok(None);
+            return Ok(());
         };
+        self.put_outcome(&identity, state, reason, moment)?;
+        self.tables.remove(seq)?;
         self.frames.remove(&identity.deliver_id);
         if let Some(seqs) = self.requests.get_mut(&identity.request_id) {
             seqs.retain(|other| *other != seq);
@@ -281,8 +283,7 @@ impl Awake {
                 self.requests.remove(&identity.request_id);
             }
         }
-        self.put_outcome(&identity, state, reason, moment)?;
-        Ok(Some(identity))
+        Ok(())
     }
 
     /// Writes an outcome.
@@ -308,10 +309,10 @@ impl Awake {
 
     fn dead_letter(&mut self, seq: u64, reason: DeadReason, moment: &Moment) -> Result<(), Failure> {
         let reason = reason.as_str();
-        match self.finish(seq, DeliveryState::DeadLettered, Some(reason), moment)? {
-            Some(identity) => self.tell_dead_letter(&identity, reason, moment),
-            None => Ok(()),
+        if let Some(identity) = self.identity(seq).cloned() {
+            self.tell_dead_letter(&identity, reason, moment)?;
         }
+        self.finish(seq, DeliveryState::DeadLettered, Some(reason), moment)
     }
 
     /// What time has brought: the end of what waited too long, of sockets, of outcomes.

@@ -121,8 +121,8 @@ impl Awake {
         };
         if self.revoked {
             let reason = DeadReason::RecipientRevoked.as_str();
-            self.put_outcome(&identity, DeliveryState::DeadLettered, Some(reason), moment)?;
             self.tell_dead_letter(&identity, reason, moment)?;
+            self.put_outcome(&identity, DeliveryState::DeadLettered, Some(reason), moment)?;
             return Ok(self.placed(None, false));
         }
         if self

@@ -224,6 +224,8 @@ impl Awake {
         }
         let state = outcome::state_of(call.status);
         let reason = call.reason.as_deref();
+        // Told first: a step that fails in between tells it again.
+        self.tell_sender(&kept.identity, call.status, reason, moment)?;
         match kept.live {
             Some(seq) => {
                 self.queue.settle(seq, moment.now_ms);
@@ -232,7 +234,7 @@ impl Awake {
             }
             None => self.put_outcome(&kept.identity, state, reason, moment)?,
         }
-        self.tell_sender(&kept.identity, call.status, reason, moment)
+        Ok(())
     }
 
     fn record_unknown(&mut self, call: &ReceiptCall, moment: &Moment) -> Result<(), Failure> {
@@ -247,8 +249,8 @@ impl Awake {
             hash: None,
         };
         let reason = call.reason.as_deref();
-        self.put_outcome(&identity, outcome::state_of(call.status), reason, moment)?;
-        self.tell_sender(&identity, call.status, reason, moment)
+        self.tell_sender(&identity, call.status, reason, moment)?;
+        self.put_outcome(&identity, outcome::state_of(call.status), reason, moment)
     }
 
     /// A message of ours was given up: an operator's line, and a receipt.

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { nowSeconds } from "../support/agent.mjs";
 import { accepted } from "../support/expect.mjs";
 import { inWorld } from "../support/harness.mjs";
 import { ackAll } from "../support/socket.mjs";
@@ -25,7 +26,7 @@ test("a silent socket is closed when mail arrives for it, and after ten minutes 
     await world.moveClock(14 * MINUTE + 10_000);
     // Whatever happens to the session next finds that out; by itself, its alarm.
     const query = new URLSearchParams({ requestId: "none-of-them", recipientAgentDid: bob.agentDid });
-    await alice.get(`/v1/relay/delivery-receipts?${query}`);
+    await alice.get(`/v1/relay/delivery-receipts?${query}`, { timestamp: nowSeconds() + 14 * 60 });
     assert.deepEqual(await next.closed, { code: 1011, reason: "silent" });
   }));
 
@@ -46,7 +47,7 @@ test("a frame that nobody answers closes its socket after five minutes, and goes
     await world.moveClock(310_000);
     socket.send({ type: "heartbeat" });
     assert.deepEqual(await socket.closed, { code: 1011, reason: "delivery_unacknowledged" });
-    const next = await bob.connect(ackAll);
+    const next = await bob.connect({ ...ackAll, timestamp: nowSeconds() + 310 });
     assert.equal((await next.next("deliver")).id, id);
     await next.close();
   }));
