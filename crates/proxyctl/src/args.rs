@@ -16,10 +16,10 @@ use clawdentity_protocol::time::parse_iso;
 /// Wrong lines of a file that are listed.
 const MAX_SHOWN_FAULTS: usize = 20;
 
-/// Revokes agents, tokens and sessions at a Clawdentity proxy, lists and lifts revocations, and says how the proxy is.
+/// Revokes agents, tokens and sessions at a Clawdentity proxy, lists and lifts revocations, and shows the proxy's state.
 ///
 /// The admin token is taken from CLAWDENTITY_ADMIN_TOKEN or from --token-file, never from the command line.
-/// Exit codes: 0 done, 1 refused or failed (each is listed), 2 wrong usage, 3 the proxy could not be reached.
+/// Exit codes: 0 done; 1 something was refused or failed, and is listed; 2 wrong usage; 3 the proxy could not be reached.
 #[derive(Debug, Parser)]
 #[command(name = "proxyctl", version)]
 pub struct Args {
@@ -29,10 +29,10 @@ pub struct Args {
     /// A file that holds the admin token and nothing else
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) token_file: Option<PathBuf>,
-    /// Lets the token go over plain http:// to another machine
+    /// Allows the token to be sent over plain http:// to another machine
     #[arg(long, global = true)]
     pub(super) allow_http: bool,
-    /// Prints what the proxy says, one JSON object a line
+    /// Prints the proxy's answers, one JSON object on each line
     #[arg(long, global = true)]
     pub(super) json: bool,
     #[command(subcommand)]
@@ -50,21 +50,21 @@ pub struct Environment {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Revokes, at once and everywhere
+    /// Revokes something, at once and everywhere
     Revoke {
         #[command(subcommand)]
         what: Revoke,
     },
-    /// The ledger of revocations
+    /// Lists or lifts revocations
     Revocations {
         #[command(subcommand)]
         what: Revocations,
     },
-    /// Has the proxy take in the registry's list now, to its end
+    /// Makes the proxy go through the registry's CRL now, to its end
     Reconcile,
-    /// Says how the proxy is
+    /// Shows the proxy's state
     Status {
-        /// And this agent: its queue, its oldest message, its socket, its clock
+        /// Also shows this agent: its queue, its oldest message, its socket, its clock
         #[arg(long, value_parser = agent, value_name = "DID")]
         agent: Option<AgentDid>,
     },
@@ -85,10 +85,10 @@ pub(super) enum Revoke {
         /// The token's id, a ULID
         #[arg(value_parser = token, required_unless_present = "file", conflicts_with = "file")]
         jti: Option<Ulid>,
-        /// Whose it is, if known
+        /// The agent that it belongs to, if known
         #[arg(long, value_parser = agent, value_name = "DID")]
         agent: Option<AgentDid>,
-        /// When the token expires, RFC 3339; unknown counts as 90 days from now
+        /// When the token expires (RFC 3339); without it, 90 days from now
         #[arg(long, value_parser = time, value_name = "TIME")]
         expires_at: Option<u64>,
         #[command(flatten)]
@@ -106,28 +106,28 @@ pub(super) enum Revoke {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct More {
-    /// Why, for those who read the ledger
+    /// The reason, for those who read the ledger
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Many at once: one a line, '#' starts a comment, - is standard input
+    /// A file with one on each line; '#' starts a comment, - is standard input
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Revocations {
-    /// Lists them: number, kind, subject, time, source, reason
+    /// Lists revocations: number, kind, subject, time, source, reason
     List {
-        /// Only those after this number
+        /// Lists only those after this number
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=MAX_SEQ))]
         since: u64,
     },
-    /// Takes one back
+    /// Lifts a revocation
     Lift {
-        /// Its number
+        /// The number of the revocation
         #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_SEQ))]
         seq: u64,
-        /// Also one that came from the registry
+        /// Lifts it even if it came from the registry
         #[arg(long)]
         force: bool,
     },
