@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
-/// Up to which age an answer is what. Both limits are exclusive: at `fresh_ms` it is stale.
+/// Up to which age an answer is fresh and stale. Both limits are exclusive: at `fresh_ms` it is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ages {
     /// Younger than this: fresh.
@@ -39,27 +39,27 @@ impl Ages {
     }
 }
 
-/// Who refreshes a stale answer.
+/// Who is to refresh a stale answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// You do: the claim was free, and is yours now.
+    /// The caller: the claim was free and is now the caller's.
     Yours,
-    /// Somebody does.
+    /// Another request, which has the claim.
     Claimed,
 }
 
-/// What there is, and what to do.
+/// What is remembered, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look<V> {
     Fresh {
         value: V,
         age_ms: u64,
     },
-    /// Serve it, and refresh it where that is yours.
+    /// Serve it, and refresh it if the claim is the caller's.
     Stale {
         value: V,
         age_ms: u64,
-        /// Whose the refresh is.
+        /// Who is to refresh it.
         refresh: Refresh,
     },
     /// Dead or never had: ask.
@@ -95,7 +95,7 @@ impl<V: Clone> Slot<V> {
         Self::default()
     }
 
-    /// What to do now. Takes the claim where there is one to take.
+    /// Says what to do now, and takes the claim if there is one to take.
     pub fn look(&mut self, now_ms: u64, claim_ms: u64) -> Look<V> {
         let Some(held) = &mut self.held else {
             return Look::Fetch;
@@ -136,7 +136,7 @@ impl<V: Clone> Slot<V> {
         !taken
     }
 
-    /// Gives the claim back: what was claimed will not be done, or is done.
+    /// Gives the claim back, because the refresh is done or will not be done.
     pub fn release(&mut self) {
         self.claimed_at_ms = None;
     }
@@ -167,7 +167,7 @@ impl<V: Clone> Slot<V> {
         })
     }
 
-    /// The value however old, for comparing with a new one; never to be believed by itself.
+    /// The value however old, for comparison with a new one. It must not be believed by itself.
     pub fn last(&self) -> Option<&V> {
         self.held.as_ref().map(|held| &held.value)
     }
@@ -178,7 +178,7 @@ impl<V: Clone> Slot<V> {
     }
 }
 
-/// Many remembered answers.
+/// Remembered answers by their keys.
 pub struct Cache<K: Hash + Eq, V> {
     slots: LruCache<K, Slot<V>>,
     claim_ms: u64,

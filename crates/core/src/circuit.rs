@@ -15,10 +15,10 @@
 
 use std::collections::VecDeque;
 
-/// Transitions kept for a shell that does not fetch them; the oldest goes first.
+/// How many transitions are kept until a shell fetches them; the oldest goes first.
 const MAX_PENDING_TRANSITIONS: usize = 64;
 
-/// The figures of one circuit.
+/// The figures that a circuit depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CircuitSettings {
     /// Failures within the window that open it; 0 counts as 1.
@@ -29,7 +29,7 @@ pub struct CircuitSettings {
     pub pause_ms: u64,
     /// Longest pause that a `Retry-After` can ask for; never shortens `pause_ms`.
     pub max_pause_ms: u64,
-    /// A probe that did not report for this long counts as failed. Longer than any call may take.
+    /// A probe that has not reported for this long counts as failed. It is longer than any call may take.
     pub probe_timeout_ms: u64,
 }
 
@@ -81,7 +81,7 @@ pub enum Phase {
     Closed,
     /// No calls are made.
     Open,
-    /// One call is made, to see.
+    /// One call is made as a probe.
     HalfOpen,
 }
 
@@ -101,7 +101,7 @@ impl Phase {
 pub enum Reason {
     /// Enough failures within the window.
     Failures,
-    /// The pause is over, a probe goes out.
+    /// The pause is over and a probe is made.
     PauseOver,
     /// The probe was answered.
     ProbeSucceeded,
@@ -144,7 +144,7 @@ pub struct Transition {
     pub last_failure: Option<FailureKind>,
 }
 
-/// The right to make one call. Hand it back by `report`.
+/// The right to make one call. Hand it back with `report`.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a call is made under it, and its outcome reported with it"]
 pub struct Permit {
@@ -154,14 +154,14 @@ pub struct Permit {
 /// No call now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// When it is worth asking again, at least 1.
+    /// When it is worth asking again, in milliseconds; at least 1.
     pub retry_after_ms: u64,
 }
 
-/// How a call ended, as far as the circuit cares.
+/// How a call ended, as far as it matters to the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The dependency answered: 2xx, 401, 404, and the body held.
+    /// The dependency answered: 2xx, 401 or 404 with a valid body.
     Success,
     /// Timeout, connection, 5xx, 429, a body that does not verify.
     Failure {
@@ -212,10 +212,10 @@ impl Circuit {
         }
     }
 
-    /// May a call be made now?
+    /// Asks for the right to make a call now.
     ///
     /// # Errors
-    /// No: it is open, or a probe is out.
+    /// The circuit is open, or a probe is under way.
     pub fn ask(&mut self, now_ms: u64) -> Result<Permit, Refused> {
         self.settle(now_ms);
         match &mut self.state {
@@ -257,7 +257,7 @@ impl Circuit {
         }
     }
 
-    /// How the call under `permit` ended.
+    /// Reports how the call under `permit` ended.
     pub fn report(&mut self, permit: Permit, outcome: Outcome, now_ms: u64) {
         self.settle(now_ms);
         if permit.epoch != self.epoch {
@@ -336,7 +336,7 @@ impl Circuit {
         );
     }
 
-    /// What time alone changes: a probe that is lost, and a clock that went back.
+    /// Applies what time alone changes: a probe that was lost, and a clock that went back.
     fn settle(&mut self, now_ms: u64) {
         let settings = self.settings;
         match &mut self.state {

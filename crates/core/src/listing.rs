@@ -24,7 +24,7 @@ struct Compact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListedToken {
     pub jti: Ulid,
-    /// Whose it is.
+    /// The agent that it belongs to.
     pub agent_did: AgentDid,
     /// Why, where the list says.
     pub reason: Option<String>,

@@ -38,7 +38,7 @@ mod refusal;
 
 pub use self::refusal::{Refusal, RevokedBy};
 
-/// An agent that passed every check its route asks for.
+/// An agent that has passed every check which its route needs.
 ///
 /// Only `verify` makes one.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ pub struct VerifiedAit {
     signed_by: PublicKey,
 }
 
-/// What a request's headers present, as received and not yet looked at.
+/// The headers of a request as they were received.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// `Authorization`.
@@ -118,7 +118,7 @@ pub struct Presented<'a> {
     pub path_and_query: &'a str,
 }
 
-/// Which of the later steps the route asks for.
+/// Which of the later steps the route needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Step 6.
@@ -127,7 +127,7 @@ pub struct Policy {
     pub access_token: bool,
 }
 
-/// What admission answered that the later steps need.
+/// The part of admission's answer that the later steps need.
 #[derive(Clone, Debug)]
 pub struct Admission<V> {
     /// The agent's generation.
@@ -136,11 +136,11 @@ pub struct Admission<V> {
     pub pairs_generation: Generation,
     /// The agent's last access validations, as its object keeps them.
     pub validations: V,
-    /// An operator lifted the revocation of this token: what the CRL says of it does not count.
+    /// An operator has lifted the revocation of this token, so the CRL does not count for it.
     pub token_lifted: bool,
 }
 
-/// The outside, as the pipeline needs it. A refusal is final; the shell has done its retries.
+/// What the pipeline needs from the outside. A refusal is final, because the shell has already retried.
 #[allow(async_fn_in_trait)] // used through generics only, in a single-threaded runtime
 pub trait Ports {
     /// The agent's last access validations; the pipeline only hands them from step 4 to step 7.
@@ -168,7 +168,7 @@ pub trait Ports {
         agent: &AgentDid,
         pairs_generation: Generation,
     ) -> Result<(bool, Provenance), Refusal>;
-    /// Step 7: whether the access token holds; a refusal where it does not.
+    /// Step 7: whether the access token is valid; a refusal if it is not.
     async fn validate_access(
         &self,
         ait: &Ait,
@@ -177,18 +177,18 @@ pub trait Ports {
     ) -> Result<Provenance, Refusal>;
 }
 
-/// A caller, and what the log line says of how it came to be one.
+/// A caller, and what the log line says about the decision.
 #[derive(Clone, Debug)]
 pub struct Verified {
     /// The caller.
     pub caller: Caller,
     /// The object's clock minus the caller's, whole seconds.
     pub skew_s: i64,
-    /// On what the decision rested.
+    /// What the decision rested on.
     pub evidence: Evidence,
 }
 
-/// On what a decision rested; `None` where a step was not asked for or had nothing.
+/// What a decision rested on; `None` for a step that was not needed or had nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Evidence {
     /// Step 2.
@@ -204,7 +204,7 @@ pub struct Evidence {
     pub access: Option<Provenance>,
 }
 
-/// A request whose headers are proven to be its agent's. Its body, whose hash they declare, is yet to be read.
+/// A request whose headers are proven to be its agent's. Its body, whose hash they declare, has yet to be read.
 #[derive(Debug)]
 pub struct Proven<'a> {
     ait: Rc<Ait>,

@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// Asked for just now.
+    /// It was asked for just now.
     Network,
     /// From memory, within its fresh time.
     Fresh,
@@ -25,12 +25,12 @@ pub enum Source {
 pub struct Provenance {
     /// Where it came from.
     pub source: Source,
-    /// How long ago it was true, milliseconds.
+    /// How long ago it was true, in milliseconds.
     pub age_ms: u64,
 }
 
 impl Provenance {
-    /// Asked for just now.
+    /// It was asked for just now.
     pub const NETWORK: Self = Self {
         source: Source::Network,
         age_ms: 0,

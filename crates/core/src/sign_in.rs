@@ -10,7 +10,7 @@ use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// Failed sign-ins of one address within the window, after which it is refused.
+/// After how many failed sign-ins within the window an address is refused.
 pub const MAX_FAILURES: u32 = 10;
 const WINDOW_MS: u64 = 60_000;
 /// An address is a header's text; longer ones share a counter.
@@ -22,7 +22,7 @@ const CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 pub enum SignInError {
     /// No `Authorization`, or another scheme: nothing was guessed.
     NoBearer,
-    /// A token, and not this one.
+    /// A token that is not the expected one.
     Wrong,
     /// Too many wrong ones from this address.
     TooMany {
@@ -37,7 +37,7 @@ pub fn bearer(authorization: Option<&str>) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
 }
 
-/// Whether two tokens are the same, in a time that tells nothing.
+/// Whether two tokens are equal, in constant time.
 pub fn same(presented: &str, expected: &str) -> bool {
     let hash = |token: &str| Sha256::digest(token.as_bytes());
     hash(presented).ct_eq(&hash(expected)).into()
@@ -54,14 +54,14 @@ struct Window {
 }
 
 impl SignIns {
-    /// Knows nobody yet.
+    /// The state before anybody has failed.
     pub fn new() -> Self {
         Self {
             failures: LruCache::new(CAPACITY),
         }
     }
 
-    /// Lets in who presents the expected token.
+    /// Accepts a request that presents the expected token.
     ///
     /// # Errors
     /// See `SignInError`.

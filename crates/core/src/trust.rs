@@ -73,7 +73,7 @@ pub struct TrustDesk {
 }
 
 impl TrustDesk {
-    /// One that knows nothing.
+    /// The state that knows nothing yet.
     pub fn new(max_entries: usize, ages: Ages, circuit: CircuitSettings) -> Self {
         // D1 is always asked in the foreground: there is no refresh to claim.
         Self {

@@ -22,14 +22,14 @@ use crate::provenance::{Provenance, Source};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
-/// The figures of the desk.
+/// The figures that these decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccessSettings {
     /// Of a validation.
     pub ages: Ages,
     /// How long a 401 is remembered.
     pub refused_ms: u64,
-    /// To what a row of them lengthens that.
+    /// The longest that repeated 401s can make that time.
     pub refused_max_ms: u64,
     /// Entries of the memory, and agents of the bound.
     pub max_entries: usize,
@@ -41,7 +41,7 @@ pub struct AccessSettings {
     pub circuit: CircuitSettings,
 }
 
-/// What is asked: does this token hold for this agent, presenting this AIT?
+/// A question: is this token valid for this agent with this AIT?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     key: [u8; 32],
@@ -68,9 +68,9 @@ impl Question {
 /// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AccessDecision {
-    /// The token holds.
+    /// The token is valid.
     Valid {
-        /// On what this rests.
+        /// What this decision rests on.
         provenance: Provenance,
         /// Ask again in the background under this permit.
         refresh: Option<Permit>,
@@ -79,9 +79,9 @@ pub enum AccessDecision {
     Invalid,
     /// Ask the registry and wait.
     Ask(Permit),
-    /// Nobody knows, and the registry is not asked now.
+    /// Nobody knows, and the registry may not be asked now.
     Unavailable {
-        /// When it may be.
+        /// When it may be asked again.
         retry_after_ms: u64,
         /// Why not.
         cause: NotAsked,
@@ -104,19 +104,19 @@ pub enum Answer {
     Valid,
     /// 401.
     Invalid,
-    /// Neither: what the circuit makes of it.
+    /// Neither; this is what the circuit makes of it.
     None(Outcome),
 }
 
-/// What the agent's object is told about the question's token.
+/// What to tell the agent's object about the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Keep that it holds, if the generation is still the one of the admission.
+    /// Remember that it is valid, if the generation is still the one of the admission.
     Validated {
         /// When the registry was asked, Unix milliseconds.
         at_ms: u64,
     },
-    /// Drop what is kept of it.
+    /// Forget what is remembered of it.
     Refused,
     /// Nothing.
     Nothing,
@@ -132,7 +132,7 @@ pub struct AccessDesk {
 }
 
 impl AccessDesk {
-    /// One that knows nothing.
+    /// The state that knows nothing yet.
     pub fn new(settings: AccessSettings) -> Self {
         Self {
             memory: Cache::new(settings.max_entries, settings.claim_ms),
@@ -186,7 +186,7 @@ impl AccessDesk {
         }
     }
 
-    /// What the registry said to the question asked at `asked_at_ms`, and so what the agent's object is told.
+    /// Takes the registry's answer to the question asked at `asked_at_ms`. Returns what to tell the agent's object.
     pub fn answered(
         &mut self,
         question: &Question,

@@ -15,14 +15,14 @@ pub use crate::circuit::FailureKind;
 /// What a status says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The registry answered; whether the body holds is still to be seen.
+    /// The registry answered; its body has yet to be checked.
     Answer,
     Failure(FailureKind),
     /// Another 4xx: not counted, no answer.
     Refused,
 }
 
-/// Sorts a status. 304 is an answer only to a question that had a condition.
+/// Sorts a status. 304 is an answer only to a conditional request.
 pub fn classify(status: u16, conditional: bool) -> Class {
     match status {
         200..=299 | 401 | 404 => Class::Answer,
@@ -34,7 +34,7 @@ pub fn classify(status: u16, conditional: bool) -> Class {
     }
 }
 
-/// `Retry-After` in milliseconds: seconds, or a date (RFC 9110 §10.2.3). What is neither counts as absent.
+/// `Retry-After` in milliseconds: seconds or a date (RFC 9110 §10.2.3). Anything else counts as absent.
 pub fn retry_after_ms(value: Option<&str>, now_ms: u64) -> Option<u64> {
     let value = value?.trim();
     if !value.is_empty() && value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit()) {

@@ -22,7 +22,7 @@ pub enum Decision<V> {
     },
     /// Make the call and wait for it.
     Ask(Permit),
-    /// Nothing to serve and no call to make.
+    /// There is nothing to serve, and no call may be made.
     Unavailable {
         /// When it is worth asking again.
         retry_after_ms: u64,

@@ -24,10 +24,10 @@ use crate::cache::{Ages, Look, Refresh, Slot};
 use crate::circuit::{Circuit, CircuitSettings, FailureKind, Outcome, Permit};
 use crate::provenance::Provenance;
 
-/// How long a caller waits before it looks again whether somebody else's call was answered.
+/// How long a caller waits before it looks again for the answer to another request's call.
 pub const LOOK_AGAIN_MS: u64 = 25;
 
-/// The figures of the desk.
+/// The figures that these decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrlSettings {
     /// Of a list.
@@ -47,25 +47,25 @@ pub enum CrlDecision<V> {
     Serve {
         /// `None`: nothing revoked yet.
         list: Option<V>,
-        /// On what this rests.
+        /// What this decision rests on.
         provenance: Provenance,
         /// Ask again in the background under this permit.
         refresh: Option<Permit>,
     },
     /// Ask the registry and wait.
     Ask(Permit),
-    /// Somebody asks just now: look again in `LOOK_AGAIN_MS`.
+    /// Another request is asking: look again in `LOOK_AGAIN_MS`.
     Wait,
-    /// There is none that counts.
+    /// No list counts.
     Gone {
-        /// The last one, dead.
+        /// The last list, which is dead.
         last: Option<V>,
         /// Why there is none.
         cause: Missing,
     },
 }
 
-/// Why there is no list that counts.
+/// Why no list counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The circuit is open.
@@ -92,16 +92,16 @@ pub enum Answer<V> {
     NotModified,
     /// A list over the limit.
     TooLarge,
-    /// None: what the circuit makes of it.
+    /// No answer; this is what the circuit makes of it.
     None(Outcome),
 }
 
-/// What became of an answer; what is not `Taken` or `None` deserves a line in the log.
+/// What became of an answer. Everything but `Taken` and `None` is worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// It is the list now.
     Taken,
-    /// It was signed before the one held.
+    /// It was signed earlier than the one that is held.
     OlderThanHeld,
     /// "Nothing revoked yet", while a signed list is held.
     NothingWhileHeld,
@@ -111,7 +111,7 @@ pub enum Note {
     None,
 }
 
-/// How the list stands, for `/health` and the operator's status.
+/// The state of the list, for `/health` and the operator's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// This isolate never had one.
@@ -120,7 +120,7 @@ pub enum Standing {
     Fresh,
     /// It is served while it is refreshed.
     Stale,
-    /// It counts no more.
+    /// It no longer counts.
     Dead,
 }
 
@@ -153,7 +153,7 @@ pub struct CrlDesk<V> {
 }
 
 impl<V: Clone> CrlDesk<V> {
-    /// One that has no list.
+    /// The state without a list.
     pub fn new(settings: CrlSettings) -> Self {
         Self {
             settings,
@@ -190,7 +190,7 @@ impl<V: Clone> CrlDesk<V> {
         }
     }
 
-    /// What the registry said to the question asked at `asked_at_ms`.
+    /// Takes the registry's answer to the question asked at `asked_at_ms`.
     pub fn answered(&mut self, permit: Permit, asked_at_ms: u64, answer: Answer<V>, now_ms: u64) -> Note {
         let alive = self.slot.serves(now_ms);
         let (outcome, note) = match answer {
@@ -241,7 +241,7 @@ impl<V: Clone> CrlDesk<V> {
         self.slot.last().and_then(|held| held.list.clone())
     }
 
-    /// How the list stands. Changes nothing.
+    /// The state of the list. Changes nothing.
     pub fn standing(&self, now_ms: u64) -> Standing {
         match self.slot.as_of_ms().map(|at_ms| now_ms.saturating_sub(at_ms)) {
             None => Standing::Never,

@@ -18,7 +18,7 @@ use crate::circuit::{Circuit, CircuitSettings, Outcome, Permit};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::GroupId;
 
-/// The figures of the desk.
+/// The figures that these decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdentitySettings {
     /// Of a membership.
@@ -33,7 +33,7 @@ pub struct IdentitySettings {
     pub circuit: CircuitSettings,
 }
 
-/// What is asked: is this agent in this group? A hash of it.
+/// A question, as a hash: is this agent in this group?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership([u8; 32]);
 
@@ -54,14 +54,14 @@ impl Membership {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ownership {
-    /// The agent is this owner's.
+    /// The agent belongs to this owner.
     pub owns_agent: bool,
-    /// How the agent stands; `None` where the registry does not know it.
+    /// The agent's status; `None` if the registry does not know it.
     #[serde(default)]
     pub agent_status: Option<AgentStatus>,
 }
 
-/// How an agent stands at the registry.
+/// An agent's status at the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentStatus {
@@ -72,18 +72,18 @@ pub enum AgentStatus {
 }
 
 impl Ownership {
-    /// From the body of a 200; `None` where it does not hold.
+    /// From the body of a 200; `None` if it is not valid.
     pub fn parse(body: &[u8]) -> Option<Self> {
         answer::parse_object(body)
     }
 
-    /// The agent is the owner's, and active.
+    /// The agent belongs to the owner and is active.
     pub fn is_confirmed(self) -> bool {
         self.owns_agent && self.agent_status == Some(AgentStatus::Active)
     }
 }
 
-/// `isMember` from the body of a 200; `None` where it does not hold.
+/// `isMember` from the body of a 200; `None` if it is not valid.
 pub fn parse_membership(body: &[u8]) -> Option<bool> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -102,7 +102,7 @@ pub struct IdentityDesk {
 }
 
 impl IdentityDesk {
-    /// One that knows nothing.
+    /// The state that knows nothing yet.
     pub fn new(settings: IdentitySettings) -> Self {
         Self {
             members: Cache::new(settings.max_entries, settings.claim_ms),
@@ -116,7 +116,7 @@ impl IdentityDesk {
         consult::consult(&mut self.members, &mut self.circuit, &question.0, now_ms)
     }
 
-    /// What the registry said about a membership, asked at `asked_at_ms`.
+    /// Takes the registry's answer about a membership to the question asked at `asked_at_ms`.
     pub fn answered(
         &mut self,
         question: &Membership,

@@ -19,13 +19,13 @@ use crate::cache::{Ages, Look, Slot};
 use crate::circuit::{Circuit, CircuitSettings, Outcome, Permit};
 use crate::provenance::{Provenance, Source};
 
-/// How long a caller waits before it looks again whether somebody else's refresh has come.
+/// How long a caller waits before it looks again for the result of another request's refresh.
 pub const LOOK_AGAIN_MS: u64 = 25;
 
 /// How often the copy in D1 is read for a `kid` that the registry could not be asked about.
 pub const DURABLE_AGAIN_MS: u64 = 1_000;
 
-/// The figures of the desk.
+/// The figures that these decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeysSettings {
     /// Of a key set.
@@ -44,7 +44,7 @@ pub enum KeysDecision<V> {
     /// Serve these.
     Serve {
         value: V,
-        /// On what this rests.
+        /// What this decision rests on.
         provenance: Provenance,
         /// Ask again in the background under this permit.
         refresh: Option<Permit>,
@@ -53,9 +53,9 @@ pub enum KeysDecision<V> {
     ReadDurable,
     /// Ask the registry and wait.
     Ask(Permit),
-    /// Nothing to serve, and the registry is not asked now.
+    /// There is nothing to serve, and the registry may not be asked now.
     Unavailable {
-        /// When it may be.
+        /// When it may be asked again.
         retry_after_ms: u64,
     },
 }
@@ -65,13 +65,13 @@ pub enum KeysDecision<V> {
 pub enum KidDecision {
     /// Ask the registry and wait.
     Refresh(Permit),
-    /// It was asked within the cool-down: what is held is what there is.
+    /// It was asked within the cool-down: there is no more than what is held.
     CoolingDown,
-    /// Somebody asks just now: look again in `LOOK_AGAIN_MS`.
+    /// Another request is asking: look again in `LOOK_AGAIN_MS`.
     Wait,
-    /// It could not be asked within the cool-down: nobody knows.
+    /// It could not be asked within the cool-down, so nobody knows.
     Unavailable {
-        /// When it may be.
+        /// When it may be asked again.
         retry_after_ms: u64,
     },
 }
@@ -87,9 +87,9 @@ enum KidRefresh {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KidCopy {
     Read,
-    /// Another request does: look again in `LOOK_AGAIN_MS`.
+    /// Another request is reading it: look again in `LOOK_AGAIN_MS`.
     BeingRead,
-    /// It was, within `DURABLE_AGAIN_MS`: what is held is what there is.
+    /// It was read within `DURABLE_AGAIN_MS`: there is no more than what is held.
     JustRead,
 }
 
@@ -104,7 +104,7 @@ pub struct KeysDesk<V> {
 }
 
 impl<V: Clone> KeysDesk<V> {
-    /// One that has no keys.
+    /// The state without keys.
     pub fn new(settings: KeysSettings) -> Self {
         Self {
             settings,
@@ -137,7 +137,7 @@ impl<V: Clone> KeysDesk<V> {
         }
     }
 
-    /// The copy in D1, as fetched at `fetched_at_ms`. Then as `decide`.
+    /// Takes the copy in D1, as fetched at `fetched_at_ms`, and then decides like `decide`.
     pub fn take_over(&mut self, copy: V, fetched_at_ms: u64, now_ms: u64) -> KeysDecision<V> {
         let taken = self.slot.put(copy, fetched_at_ms, self.settings.ages);
         match self.decide(true, now_ms) {
@@ -184,8 +184,8 @@ impl<V: Clone> KeysDesk<V> {
         }
     }
 
-    /// The registry could not be asked about a `kid`: whether the copy in D1 is worth reading for it now. Who is told
-    /// to read says by `durable_was_read` that it did.
+    /// The registry could not be asked about a `kid`: whether to read the copy in D1 for it now. A caller that is told
+    /// to read reports with `durable_was_read` that it did.
     pub fn durable_for_kid(&mut self, now_ms: u64) -> KidCopy {
         let lately = self.durable_for_kid.filter(|(at_ms, _)| {
             now_ms
@@ -209,7 +209,7 @@ impl<V: Clone> KeysDesk<V> {
         }
     }
 
-    /// That copy, as fetched at `fetched_at_ms`: what is held now, where it is later than what was held.
+    /// Takes that copy, as fetched at `fetched_at_ms`. It replaces what is held if it is later.
     pub fn take_over_for_kid(&mut self, copy: V, fetched_at_ms: u64, now_ms: u64) -> Option<(V, Provenance)> {
         if self
             .slot
@@ -228,8 +228,8 @@ impl<V: Clone> KeysDesk<V> {
         ))
     }
 
-    /// What the registry said to the question asked at `asked_at_ms`: a key set that holds, or what the circuit
-    /// makes of its absence. Whether it is the latest, and so to be written to D1.
+    /// Takes the registry's answer to the question asked at `asked_at_ms`: a valid key set, or what the circuit
+    /// makes of its absence. Returns whether it is the latest, and so must be written to D1.
     pub fn answered(
         &mut self,
         permit: Permit,

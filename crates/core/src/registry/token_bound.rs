@@ -27,29 +27,29 @@ use crate::backoff::doubled;
 /// The minute of "at most 5 a minute".
 pub const WINDOW_MS: u64 = 60_000;
 
-/// The figures of the bound.
+/// The figures that the bound depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenBoundSettings {
     /// Agents remembered; 0 counts as 1.
     pub max_agents: usize,
     /// Different unvalidated tokens of one agent asked about in a window; 0 counts as 1.
     pub max_tokens: usize,
-    /// Pause after the first refusal of a row: as long as a refusal is remembered.
+    /// The pause after the first refusal in a row: as long as a refusal is remembered.
     pub first_pause_ms: u64,
-    /// Longest pause of a row; never shortens `first_pause_ms`.
+    /// The longest pause in a row; never shortens `first_pause_ms`.
     pub max_pause_ms: u64,
 }
 
 /// May this token be asked about?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Yes; say so by `asked` if you do.
+    /// Yes. Report with `asked` that you do.
     Ask,
     /// No: the registry refused it lately.
     Refused,
-    /// No, and nobody knows what it is worth.
+    /// No, and nobody knows whether it is valid.
     Wait {
-        /// When it may be asked about.
+        /// When it may be asked about again.
         retry_after_ms: u64,
     },
 }
@@ -79,7 +79,7 @@ struct Asked {
 }
 
 impl<A: Hash + Eq> TokenBound<A> {
-    /// One that has seen nobody.
+    /// The state before any agent was seen.
     pub fn new(settings: TokenBoundSettings) -> Self {
         let max_agents = NonZeroUsize::new(settings.max_agents).unwrap_or(NonZeroUsize::MIN);
         Self {
@@ -138,7 +138,7 @@ impl<A: Hash + Eq> TokenBound<A> {
         }
     }
 
-    /// The registry said that the token holds.
+    /// The registry said that the token is valid.
     pub fn validated(&mut self, agent: &A, token: &[u8; 32]) {
         if let Some(state) = self.agents.get_mut(agent) {
             state.asked.retain(|asked| asked.token != *token);
