@@ -1,9 +1,10 @@
-//! The object's one alarm: set for the next thing that is due, never lost (DESIGN.md §5).
+//! The object's one alarm: it is set for the next thing that is due, and is never lost (docs/design.md §5.5).
 //!
-//! It is set where it is not set for then or earlier; setting it writes a row, so one that fires early is left to find
-//! nothing to do. A handler that fails sets it again itself, and needs no settings for that: the platform stops after
-//! six tries. What is due already was left by the step that just ended, so it is not due again before a second has
-//! passed: whatever goes wrong, an alarm never fires in a tight loop.
+//! The alarm is set only if it is not already set for that moment or an earlier one. Setting it writes a row, so an
+//! alarm that fires early is left alone and finds nothing to do. A handler that fails sets the alarm again by itself
+//! and needs no settings for that, because the platform stops after six tries. What is due already was left by the
+//! step that has just ended, and is not due again before a second has passed. So whatever goes wrong, an alarm never
+//! fires in a tight loop.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,7 +1,9 @@
-//! One agent's session awake: what is lost in an eviction, and found again in SQL and in the socket's attachment.
+//! One agent's session while it is awake: what an eviction loses, and what SQL and the socket's attachment bring
+//! back.
 //!
-//! Everything here happens within one synchronous step (`session`). A change of the queue's is written as it comes
-//! (`apply`); what is in flight is written to the socket before anything is sent on it (`remember_flight`).
+//! Everything here happens within one synchronous step (`session`). Each change of the queue is written as it comes
+//! (`apply`). What is in flight is written to the socket's attachment before anything is sent on it
+//! (`remember_flight`).
 
 use std::collections::HashMap;
 
@@ -184,7 +186,7 @@ impl Awake {
         self.frames.get(&id).copied()
     }
 
-    /// Whether a message here has, or may yet get, this frame id: no two senders may share one (WIRE.md §6).
+    /// Whether a message here has, or may yet get, this frame id: no two senders may share one (docs/wire.md §6).
     pub(super) fn frame_id_is_used(&self, id: Ulid) -> Result<bool, Failure> {
         let requested = MessageId::from(id);
         Ok(self.frames.contains_key(&id)

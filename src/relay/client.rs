@@ -1,7 +1,6 @@
 //! Calls an agent's `AgentRelaySession`.
 //!
-//! Every call is idempotent and tried again as `objects` does. It takes `CALL_TIMEOUT_MS` at most, retries included, and
-//! one that waits for a connector that much longer.
+//! A call takes `CALL_TIMEOUT_MS` at most, and longer by the wait if it waits for a connector.
 
 use serde_json::json;
 use worker::{Headers, Method, Request, RequestInit, Response};

@@ -1,10 +1,14 @@
 //! A message arrives for this agent.
 //!
-//! Steps: known already: its outcome is repeated, whatever it is, and the same id with another payload is refused; the
-//! agent revoked: dead-lettered at once; the sender's share or the queue full: refused, nothing kept; else written, and
-//! sent where it can go out at once. A session in which nothing is stored,
-//! because it is new or has lost its storage, asks its agent's trust object first whether it is revoked. A caller that waits is answered
-//! when the message is no longer in flight, 15 s at most; the answer is what is stored then.
+//! 1. If the message is known already, its outcome is repeated, whatever it is. The same id with another payload is
+//!    refused.
+//! 2. If the agent is revoked, the message is dead-lettered at once. A session in which nothing is stored, because it
+//!    is new or has lost its storage, first asks its agent's trust object.
+//! 3. If the sender's share or the queue is full, the message is refused and nothing is kept.
+//! 4. Otherwise it is written, and sent if it can go out at once.
+//!
+//! A caller that waits is answered when the message is no longer in flight, after 15 s at most. The answer is what is
+//! stored at that moment.
 
 use std::rc::Rc;
 
@@ -201,7 +205,7 @@ impl Awake {
     }
 
     /// The request's id where it is a ULID that nobody else's message has here, else one of its own: two senders must
-    /// never share one (WIRE.md §6). It is also what callers know as `deliveryId`.
+    /// never share one (docs/wire.md §6). It is also what callers know as `deliveryId`.
     fn frame_id(&self, request_id: &MessageId, moment: &Moment) -> Result<Ulid, Failure> {
         if let Some(id) = request_id.as_ulid()
             && !self.frame_id_is_used(id)?

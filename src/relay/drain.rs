@@ -1,8 +1,8 @@
 //! Sends what may be sent, and asks about senders first.
 //!
-//! Mail that waited is sent only after its sender's own trust object said, within the last half second, that the agent
-//! is not revoked (docs/design.md §3): "nothing queued of it is sent". Asking is bounded in time, so that one object that
-//! does not answer keeps nobody else's mail for longer than that.
+//! Mail that waited is sent only if its sender's own trust object has said, within the last half second, that the
+//! sender may still send it (docs/design.md §5.4). Asking has a time limit, so an object that does not answer keeps
+//! nobody else's mail for longer than that.
 
 use std::rc::Rc;
 

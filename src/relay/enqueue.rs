@@ -1,11 +1,13 @@
 //! `enqueue` frames: messages that come in on an open socket (docs/wire.md §6).
 //!
-//! A frame is let in by its rate at once, then waits for its turn: frames to one recipient are passed on one after the
-//! other, in the order they came, so that they arrive in it; a recipient that is slow keeps only its own waiting. Then
-//! trust is asked, as of the generation the socket knows, and the message goes to the recipient's session. Every frame
-//! whose id could be read is answered; connectors take a refusal for final, so a recipient's session that fails is called
-//! again first. One whose turn comes after its token was revoked, or its socket closed by us, is not passed on, and has
-//! nobody who could be told: connectors do not send it again by themselves.
+//! A frame is counted against its rate at once, and then waits for its turn. Frames to one recipient are passed on
+//! one after the other, so that they arrive in the order in which they came; a recipient that is slow holds up only
+//! its own. Then trust is asked, under the generation that the socket knows, and the message goes to the recipient's
+//! session.
+//!
+//! Every frame whose id can be read is answered. Connectors take a refusal as final, so a recipient's session that
+//! fails is called again first. A frame whose turn comes after its token was revoked, or after we closed its socket,
+//! is not passed on, and nobody is left to be told.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! What breaks in a session: for the log alone; callers get 500.
+//! What can break in a session. It goes to the log only; callers get 500.
 
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! `AgentRelaySession`: the Durable Object of one agent, named by the agent's DID.
 //!
-//! The platform's methods, each handed to the session. None of them fails: what breaks is logged, the memory it was in
-//! is dropped, and what is stored is read by the next event.
+//! These are the platform's methods, each of them handed to the session. None of them fails. What breaks is logged,
+//! the memory that it was in is dropped, and the next event reads what is stored.
 
 use std::rc::Rc;
 

@@ -1,7 +1,7 @@
-//! A socket of the agent's and what it remembers (`relay_queue::socket`), and what is on its way to be one.
+//! A socket of the agent and what it remembers (`relay_queue::socket`), and connections that are about to become one.
 //!
 //! Whoever closes a socket first marks its attachment, because the platform lists a socket until the other side has
-//! answered; nothing but an acceptance is taken from a socket so marked.
+//! answered. From a socket that is marked in this way only an acceptance counts.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use super::failure::Failure;
 use crate::core::relay_queue::socket::Attachment;
 use crate::protocol::ids::Ulid;
 
-/// Close codes (RFC 6455 §7.4.1; WIRE.md §6).
+/// Close codes (RFC 6455 §7.4.1; docs/wire.md §6).
 pub const NORMAL: u16 = 1000;
 /// Revoked, or the token ended.
 pub const POLICY: u16 = 1008;

@@ -1,4 +1,3 @@
-//! What is said to an agent's `AgentRelaySession`: the types of `core::relay_queue::calls`, where they are pinned by
-//! native tests.
+//! The calls to an agent's `AgentRelaySession`: the types of `core::relay_queue::calls`, where native tests pin them.
 
 pub use crate::core::relay_queue::calls::*;

@@ -1,8 +1,9 @@
-//! The SQL of receipts: those on their way to their senders (`outbox`, at the recipient's session), and those for this
-//! agent's own connector (`pushes`, at the sender's).
+//! The SQL of receipts: those on their way to their senders (`outbox`, at the recipient's session), and those for
+//! this agent's own connector (`pushes`, at the sender's).
 //!
-//! A row of the outbox is written together with the state it tells of, and deleted when the sender's session took it. A
-//! row of the pushes is deleted when the connector is known to have it. So each receipt costs two rows at either end.
+//! A row of the outbox is written together with the state that it reports, and deleted when the sender's session has
+//! taken it. A row of the pushes is deleted when the connector is known to have it. So each receipt costs two rows at
+//! either end.
 
 use serde::Deserialize;
 use worker::SqlStorageValue;

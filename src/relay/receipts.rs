@@ -1,13 +1,15 @@
-//! Receipts: what became of a message, on its way back to who sent it.
+//! Receipts: what became of a message, on its way back to the sender.
 //!
-//! At the recipient's session a receipt changes the message's state and, in the same step, goes into the outbox: so it
-//! is told to the sender's session at least once, however often that cannot be reached. There it is kept until the
-//! connector is known to have it: a heartbeat sent after it on the same socket was answered (WIRE.md §6); until then it
-//! is pushed once on each socket. Only a message whose request id is a ULID has a frame: connectors refuse others (WIRE.md
-//! §6); the state of every other is there to be asked for.
+//! At the recipient's session a receipt changes the message's state and, in the same step, goes into the outbox. So
+//! the sender's session is told at least once, however long it cannot be reached. There the receipt is kept until the
+//! connector is known to have it, which it is when a heartbeat that was sent after it on the same socket is answered
+//! (docs/wire.md §6.5). Until then it is pushed once on each socket.
 //!
-//! A receipt for a message that is not known here (its outcome was swept) is kept as that message's outcome: it is the
-//! only word there is.
+//! Only a message whose request id is a ULID has a frame, because connectors refuse other ids. The state of every
+//! other message can be asked for.
+//!
+//! A receipt for a message that is not known here, because its outcome was swept, is kept as that message's outcome:
+//! nothing else is known of it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Messages as types: what is written of one that arrives, what is read of one that is live, what is kept of any.
+//! Messages as types: what is written of one that arrives, what is read of one that is live, and what is kept of any.
 
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::{Mark, StoredRow, Trouble};
@@ -57,7 +57,7 @@ pub struct NewMail<'a> {
     pub payload: &'a str,
 }
 
-/// What a message was accepted under; asked about again before it is sent (DESIGN.md §5).
+/// What a message was accepted under; asked about again before it is sent (docs/design.md §5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authority {
     /// The sender's token.

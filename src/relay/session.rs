@@ -1,13 +1,15 @@
-//! One agent's session, and the one way to touch it, `step`.
+//! One agent's session, and the only way to touch it: `step`.
 //!
-//! A step is synchronous: what it reads, decides, writes and sends, no other event comes between. Its writes are
-//! durable before the platform lets out what it sent (the object's output gate), so a row is always written before its
-//! frame goes. Every step begins with what time has brought and ends by sending what may go, setting the alarm and
-//! starting what has to be asked elsewhere; so nobody can forget to. A step that fails drops what is in memory, and the
-//! socket, as nobody knows any more what went out on it: the next one reads what is stored, and whoever waits looks
-//! there too.
+//! A step is synchronous: no other event comes between what it reads, decides, writes and sends. Its writes are
+//! durable before the platform lets out what it sent (the object's output gate), so a row is always written before
+//! its frame goes.
 //!
-//! Not its job: which message may go (`core::relay_queue`).
+//! Every step begins with whatever time has made due. It ends by sending what may go, setting the alarm, and starting
+//! what has to be asked elsewhere, so nobody can forget to. A step that fails drops what is in memory and closes the
+//! socket, because nobody knows any longer what went out on it. The next step reads what is stored, and whoever waits
+//! looks there too.
+//!
+//! Which message may go is decided by `core::relay_queue`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -29,7 +31,7 @@ pub struct Session {
     env: Env,
     awake: RefCell<Option<Awake>>,
     alarm: Rc<Alarm>,
-    /// What a revocation must find though it is no open socket.
+    /// What a revocation must find though it is not an open socket.
     pub(super) underway: RefCell<Vec<Weak<Underway>>>,
     /// The order of `enqueue` frames.
     pub(super) turns: RefCell<Turns>,

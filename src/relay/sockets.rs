@@ -1,13 +1,13 @@
-//! The agent's socket: opening, superseding, what comes in on it, its silence, its end.
+//! The agent's socket: opening and superseding it, what comes in on it, its silence, and its end.
 //!
-//! One socket an agent. It hibernates: all that must be known of it after a wake is in its attachment
-//! (`core::relay_queue::socket`), what is in flight on it too. Nothing but an acceptance is taken from a socket that we
-//! closed, and that is true whenever it comes. Who ended a socket decides what that says about a message in flight.
+//! An agent has one socket. It hibernates, and everything that must be known of it after a wake is in its attachment
+//! (`core::relay_queue::socket`), also what is in flight on it. From a socket that we closed, only an acceptance
+//! counts, and that counts whenever it comes. Who ended a socket decides what that says about a message in flight.
 //!
-//! A revocation may fall between the admission of a connection and its socket. So a connection is `underway` before the
-//! trust object is asked once more, and from that answer on there is no `await` until the socket exists: a revocation
-//! is found by the answer, marks what is underway, or finds the socket. Frames that wait for their turn are underway as
-//! well (`enqueue`).
+//! A revocation may fall between the admission of a connection and its socket. So a connection is `underway` before
+//! the trust object is asked once more, and from that answer on there is no `await` until the socket exists. The
+//! revocation is therefore seen in the answer, or marks what is under way, or finds the socket. Frames that wait for
+//! their turn are under way as well (`enqueue`).
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
@@ -29,7 +29,7 @@ use crate::protocol::frame::{self, FrameError, InboundFrame};
 use crate::protocol::ids::Ulid;
 use crate::trust;
 
-/// Heartbeats, and what is no frame, of one socket a minute (WIRE.md §8); more are ignored.
+/// Heartbeats, and what is not a frame, of one socket a minute (docs/wire.md §8); more are ignored.
 const IDLE_PER_MINUTE: u32 = 240;
 
 impl Session {
@@ -274,7 +274,7 @@ impl Awake {
         Ok(false)
     }
 
-    /// Silence, frames that nobody answers, the end of the token (WIRE.md §6).
+    /// Silence, frames that nobody answers, the end of the token (docs/wire.md §6).
     pub(super) fn look_after_socket(&mut self, moment: &Moment) -> Result<(), Failure> {
         let Some(socket) = &self.socket else { return Ok(()) };
         match socket.it.step(moment.now_ms) {

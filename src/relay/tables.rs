@@ -1,9 +1,10 @@
-//! The SQL of messages: `mail` for those that are live, tables of outcomes for those that were (`relay_queue::schema`).
+//! The SQL of messages: `mail` for those that are live, and tables of outcomes for those that were
+//! (`relay_queue::schema`).
 //!
-//! A message's row is written before its frame is sent. When it ends, the row goes and its outcome is written, in the
-//! same step; the outcome makes a repeated request idempotent (WIRE.md §6) and answers
-//! `GET /v1/relay/delivery-receipts`, for `keep_ms` at least. A table of outcomes takes what ends within half of that
-//! and is dropped whole, for which storage bills nothing.
+//! A message's row is written before its frame is sent. When the message ends, its row is deleted and its outcome is
+//! written in the same step. The outcome makes a repeated request idempotent (docs/wire.md §6.3) and answers `GET
+//! /v1/relay/delivery-receipts`, for at least `keep_ms`. A table of outcomes takes what ends within half of that
+//! time, and is dropped as a whole, for which storage bills nothing.
 
 use serde::Deserialize;
 use worker::{SqlStorage, SqlStorageValue};

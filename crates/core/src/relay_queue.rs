@@ -1,25 +1,26 @@
-//! The order in which one agent's mail goes out: which message may be sent now, which waits and until when, which is
-//! given up (DESIGN.md §5, WIRE.md §6).
+//! The order in which one agent's mail goes out: which message may be sent now, which one waits and until when, and
+//! which one is given up (docs/design.md §5 and docs/wire.md §6.5).
 //!
-//! It holds what is light of every live message (never a payload) and answers each event with what the shell has to
-//! write and send. Promises, and why they hold:
+//! The queue holds what is small of every live message, and never a payload. It answers each event with what the
+//! shell has to write and send. Its promises, and why they hold:
 //!
-//! - **Nothing is lost.** A live message is in `rows` and in exactly one of its lane's `waiting` and `in_flight`; it
+//! - **Nothing is lost.** A live message is in `rows` and in exactly one of its lane's `waiting` and `in_flight`. It
 //!   leaves `rows` only through `Change::Delivered`, `Change::DeadLetter` or `settle`.
-//! - **Nothing goes out twice on one connection, unless it was refused there.** What was sent stays in `in_flight`, for
-//!   however long, until it is answered or the connection ends. Only a connection that answers nothing at all for
+//! - **Nothing goes out twice on one connection, unless it was refused there.** What was sent stays in `in_flight`,
+//!   for however long, until it is answered or the connection ends. Only a connection that answers nothing at all for
 //!   `STALLED_AFTER_MS` is to be closed (`is_stalled`).
-//! - **Order per sender.** A lane sends only its first waiting message, so that one in back-off holds up what is
-//!   behind it, and nothing of other lanes. What was in flight behind it may arrive first.
-//! - **A broken connection says nothing about a message.** It counts no attempt. What was in flight goes out one at a
-//!   time afterwards, so that the message that breaks connections, if there is one, is found: only one that was alone
+//! - **The order of each sender is kept.** A lane holds one sender's mail and sends only its first waiting message.
+//!   So a message that waits for its retry holds up what is behind it in its lane, and nothing in other lanes. What
+//!   was in flight behind it may arrive first.
+//! - **A broken connection says nothing about a message.** It does not count as an attempt. What was in flight goes
+//!   out one at a time afterwards, so that a message that breaks connections is found. Only a message that was alone
 //!   in flight is a suspect, and only connections that had proven themselves are held against it.
-//! - **No sender takes another's place.** Shares bound what one may store and, while others wait, have in flight; lanes
-//!   with less in flight go first; a question about one sender holds up nobody else.
-//! - **A sender is asked about before its waiting mail is sent**: `pump` sends only from lanes whose sender was cleared
-//!   in the last `sender_check_ms`, and names those that it has to know about.
+//! - **No sender takes another's place.** Shares bound what one sender may have stored and, while others wait, in
+//!   flight. Lanes with less in flight go first. A question about one sender holds up nobody else.
+//! - **A sender is asked about before its waiting mail is sent.** `pump` sends only from lanes whose sender was
+//!   cleared within the last `sender_check_ms`, and names the senders that it has to know about.
 //!
-//! Not its job: storage, sockets, clocks, randomness, and whose message it is that a frame's id names.
+//! Storage, sockets, clocks, randomness, and which message a frame's id names are the shell's.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -673,7 +674,7 @@ impl RelayQueue {
         true
     }
 
-    /// The pause after the `attempts`-th refusal: 1 s doubling to 30 s, with jitter (WIRE.md §6).
+    /// The pause after the `attempts`-th refusal: 1 s doubling to 30 s, with jitter (docs/wire.md §6).
     fn pause_ms(&self, attempts: u32, random: f64) -> u64 {
         let settings = &self.settings;
         let base_ms = doubled(settings.retry_initial_ms, settings.retry_max_ms, attempts);

@@ -1,11 +1,14 @@
-//! What is said to an agent's `AgentRelaySession`: one JSON call in, one JSON reply out, at `https://relay/call`.
+//! The calls to an agent's `AgentRelaySession`: one JSON call in, one JSON reply out, at `https://relay/call`.
 //!
-//! Invariants: a call names the agent whose session it is (`RelayRequest::agent`), because an object woken by its
-//! alarm must know whose it is without the platform's help; every call is idempotent, so that a caller may retry one
-//! whose answer was lost; a payload travels as the sender's own JSON text (`RawValue`), never re-written. The enums are
-//! tagged from outside (`{"deliver":{..}}`): serde buffers an inside-tagged enum, and a `RawValue` does not survive that.
+//! - A call names the agent whose session it is (`RelayRequest::agent`), because an object that its alarm has woken
+//!   must know whose it is without the platform's help.
+//! - Every call is idempotent, so a caller may retry one whose answer was lost.
+//! - A payload travels as the sender's own JSON text (`RawValue`) and is never rewritten. The enums are therefore
+//!   tagged from outside (`{"deliver":{..}}`): serde buffers an enum that is tagged from inside, and a `RawValue`
+//!   does not survive that.
 //!
-//! Not its job: who may call what. Callers hold a `Caller`, a queue event or an open socket; the object trusts them.
+//! Who may call what is not checked here. Callers hold a `Caller`, an event of the queue or an open socket, and the
+//! object trusts them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,7 +30,7 @@ pub const CONNECT_URL: &str = "https://relay/connect";
 /// caller's but the upgrade, so that nobody outside can set it.
 pub const CONNECT_HEADER: &str = "x-clawdentity-relay-connect";
 
-/// How long a caller that waits is kept waiting for the connector's acknowledgement (WIRE.md §6).
+/// How long a caller that waits is kept waiting for the connector's acknowledgement (docs/wire.md §6).
 pub const ACK_WAIT_MS: u64 = 15_000;
 
 /// One call, with the agent whose session is called.
@@ -100,7 +103,7 @@ pub struct DeliverCall<'a> {
     /// Who sends it.
     pub sender: AgentDid,
     /// The message's id, unique per sender and recipient: asked again with the same payload, the first outcome is
-    /// repeated (WIRE.md §6).
+    /// repeated (docs/wire.md §6).
     pub request_id: MessageId,
     /// The JSON text, as the sender wrote it.
     #[serde(borrow)]
@@ -164,7 +167,7 @@ pub fn is_notice(delivery_source: &str) -> bool {
     delivery_source.starts_with("proxy.events.queue.")
 }
 
-/// A recipient's word on what became of a message (WIRE.md §5, §7).
+/// A recipient's word on what became of a message (docs/wire.md §5, §7).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReceiptCall {
@@ -189,7 +192,7 @@ pub struct PushReceiptsCall {
     pub receipts: Vec<PushReceipt>,
 }
 
-/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (WIRE.md §6).
+/// One of them. Only messages whose request id is a ULID have any: connectors refuse others (docs/wire.md §6).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushReceipt {
@@ -227,7 +230,7 @@ pub enum RelayReply {
     Status(SessionStatus),
 }
 
-/// A message's state, in the shape of the hook's 202 (WIRE.md §5).
+/// A message's state, in the shape of the hook's 202 (docs/wire.md §5).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {

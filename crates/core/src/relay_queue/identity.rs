@@ -1,8 +1,7 @@
-//! The identity block that stands before a hook's `message` where the operator wants it (docs/wire.md §5).
+//! The identity block that is put before a `message` where the operator wants it (docs/wire.md §5.4).
 //!
-//! Only the text of the member `message` changes, by a prefix inside its quotes: every other byte of the payload stays
-//! the sender's own, whatever numbers, escapes or repeated keys it has. A repeated `message` is prefixed each time, so
-//! that no choice of duplicate hides the block.
+//! Only the text of the member `message` changes, by a prefix inside its quotes. Every other byte of the payload
+//! stays the sender's own, whatever numbers, escapes or repeated keys it has.
 
 use std::fmt;
 

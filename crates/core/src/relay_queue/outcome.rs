@@ -1,8 +1,9 @@
-//! What a message's state becomes when its recipient sends a receipt (docs/wire.md §5, §7).
+//! What a message's state becomes when its recipient sends a receipt (docs/wire.md §5.6 and docs/wire.md §7).
 //!
-//! Receipts come through a queue whose consumers run in no order, at least once. So states are merged, not
-//! overwritten: whatever the order, and however often, the end is the same. A recipient's webhook having taken the
-//! message is the last word; being given up is only the last word as long as nobody says that it arrived after all.
+//! Receipts come through a queue that delivers at least once and in no order. So states are merged and not
+//! overwritten: whatever the order, and however often a receipt comes, the end is the same. That the recipient's
+//! webhook has taken the message is final. That the message was given up is final only as long as nobody says that it
+//! arrived after all.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,9 @@
-//! How many frames an agent may send a minute (WIRE.md §8): `enqueue` frames, and what only costs us time.
+//! How many frames an agent may send a minute: `enqueue` frames, and frames that only cost the proxy time
+//! (docs/wire.md §8).
 //!
-//! A bucket of one minute's frames that fills up evenly. It is one number, small enough to ride in a socket's
-//! attachment and to be kept when that socket ends, so that neither hibernation nor a new connection fills it. Not its
-//! job: the agent's request rate, which its trust object keeps.
+//! It is a bucket of one minute's frames that fills up evenly. It is one number, small enough to be kept in a
+//! socket's attachment and beyond the end of that socket, so neither hibernation nor a new connection fills it. The
+//! agent's rate of requests is kept by its trust object.
 
 use serde::{Deserialize, Serialize};
 

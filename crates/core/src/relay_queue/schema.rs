@@ -1,9 +1,9 @@
-//! The tables of an agent's session. A session may have been asleep for months: changing one is a migration, and the
-//! tests say so.
+//! The tables of an agent's session. A session may have been asleep for months, so changing a table is a migration,
+//! and the tests say so.
 //!
-//! Storage bills rows written, those of indexes included; dropping a table writes none. So the tables have no index
-//! that is not their key, and outcomes, which are many and all end, are kept in one table for each period and dropped
-//! with it. A message costs three rows in all: its mail, the end of that, and its outcome.
+//! Storage bills the rows that are written, those of indexes included; dropping a table writes none. So no table has
+//! an index other than its key. Outcomes, which are many and all expire, are kept in one table for each period and
+//! dropped with it. A message costs three rows in all: its mail, the deletion of that, and its outcome.
 
 /// Made where they are not there yet, at every wake.
 ///

@@ -1,8 +1,9 @@
-//! What a connector's socket remembers, and when it is to be closed or asked about (WIRE.md §6, DESIGN.md §5).
+//! What a connector's socket remembers, and when it is to be closed or asked about (docs/wire.md §6.4 and
+//! docs/design.md §5.5).
 //!
-//! All of it is in the socket's attachment, which survives hibernation and costs no row: nothing that must be known
-//! after a wake lives only in memory. The attachment is JSON, its bytes are pinned by a test, and it stays below the
-//! platform's 16 KB with a hundred frames in flight. It ends with its socket, so no version reads another's.
+//! All of it is in the socket's attachment, which survives hibernation and costs no row. Nothing that must be known
+//! after a wake lives only in memory. The attachment is JSON, a test pins its bytes, and it stays below the
+//! platform's 16 KB with a hundred frames in flight. It ends with its socket, so no version reads another version's.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +61,7 @@ pub struct Attachment {
     pub probe: Option<Probe>,
     /// Its `enqueue` frames.
     pub enqueued: Bucket,
-    /// Its heartbeats, and what is no frame.
+    /// Its heartbeats, and what is not a frame.
     pub idle: Bucket,
     /// We closed it; the platform may still list it until the other side answers.
     pub closed: bool,

@@ -1,4 +1,4 @@
-//! A queue driven by numbers: tables for each rule, then random events against what was promised.
+//! A queue driven by numbers: tables for each rule, then random events checked against the promises.
 
 use proptest::prelude::*;
 

@@ -2,7 +2,7 @@
 
 use clawdentity_protocol::did::AgentDid;
 
-/// What an operator may set of a queue (WIRE.md §9). Durations in milliseconds.
+/// What an operator may set of a queue (docs/wire.md §9). Durations in milliseconds.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
     /// Live messages of all senders together.

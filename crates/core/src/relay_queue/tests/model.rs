@@ -203,7 +203,7 @@ impl World {
         self.check();
     }
 
-    /// What the end of the open connection says about messages, as DESIGN.md has it.
+    /// What the end of the open connection says about messages, as docs/design.md has it.
     fn ended(&mut self, by: EndedBy) {
         let Some(opened) = self.opened else { return };
         if let ([seq], EndedBy::Connector) = (&self.in_flight()[..], by) {
