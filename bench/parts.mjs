@@ -150,7 +150,7 @@ async function revocation(say) {
       "the refusal of a new request": async (agent) => {
         while ((await probe(agent)).status !== 401);
       },
-      "the close of an open socket": (agent, open) => open.closed,
+      "the close of an open socket": (_agent, open) => open.closed,
     };
     for (const [what, until] of Object.entries(stopped)) {
       const took = [];

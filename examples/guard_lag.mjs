@@ -33,7 +33,7 @@ try {
   ]);
   const url = line.match(/http:\S+/)[0];
   const asked = async (agent) => {
-    const response = await fetch(url + "/work", { method: "POST", headers: agent.headers("POST", "/work", "{}"), body: "{}" });
+    const response = await fetch(`${url}/work`, { method: "POST", headers: agent.headers("POST", "/work", "{}"), body: "{}" });
     await response.arrayBuffer();
     return response.status;
   };

@@ -47,7 +47,7 @@ const byHook = async (alice, bob, id) => {
   });
 };
 
-const byEnqueue = (side) => (alice, bob, id) =>
+const byEnqueue = (side) => (_alice, bob, id) =>
   eventually(async () => {
     const { socket } = side;
     if (!socket) return false;

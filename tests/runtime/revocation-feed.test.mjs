@@ -211,7 +211,7 @@ test("a lost poke costs a listener 15 s and nothing else", () =>
   }));
 
 test("a comment every 15 s, no sooner, also where pokes come that bring nothing", () =>
-  hurried(async (own, stream, take) => {
+  hurried(async (_own, stream, take) => {
     const again = stranger();
     const { seq } = answered(await take(again, "work:the-first"), 201);
     await stream.seen(seq);

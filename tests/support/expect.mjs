@@ -59,5 +59,8 @@ export function percentile(values, share) {
 }
 
 /** How often each status came: {202: 1000}. */
-export const statuses = (answers) =>
-  answers.reduce((counts, { status }) => ({ ...counts, [status]: (counts[status] ?? 0) + 1 }), {});
+export function statuses(answers) {
+  const counts = {};
+  for (const { status } of answers) counts[status] = (counts[status] ?? 0) + 1;
+  return counts;
+}
