@@ -27,7 +27,7 @@ use crate::app::App;
 use crate::clock;
 use crate::core::pipeline::Refusal;
 
-/// What a caller is told to wait when a call failed and the circuit is still closed.
+/// The `Retry-After` when a call failed and the circuit is still closed.
 const RETRY_AFTER_FAILURE_MS: u64 = 5_000;
 
 /// Which dependency: the name in log lines and in `details.dependency`.

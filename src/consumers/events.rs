@@ -117,7 +117,7 @@ async fn void_caches(app: &App, agent: &AgentDid) -> Result<(), Again> {
     Ok(())
 }
 
-/// What a connector is told that an event asks for: queued, never waited for.
+/// Queues a message for a connector that an event asks for. It does not wait for the connector.
 struct Notice<'a> {
     sender: &'a AgentDid,
     recipient: &'a AgentDid,

@@ -58,7 +58,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// What the circuit is told of what is not an answer, and of an answer that `kind` says does not hold.
+    /// What the circuit is told when there is no answer, or an answer that is not valid.
     pub fn outcome(&self, unless_failed: FailureKind) -> Outcome {
         match *self {
             Self::Failed { kind, retry_after_ms } => Outcome::Failure { kind, retry_after_ms },

@@ -26,7 +26,7 @@ const PATH: &str = "/v1/crl";
 /// Whether the CRL lists this token. No provenance: there is no list that counts, and the overlay decides alone.
 ///
 /// # Errors
-/// 503: there is no list that counts, and `CRL_STALE_BEHAVIOR` is `fail-closed`.
+/// 503: no list counts, and `CRL_STALE_BEHAVIOR` is `fail-closed`.
 pub async fn lists(app: &App, budget: &Budget, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal> {
     loop {
         match state::with(app, |desks| desks.crl.decide(app.now_ms())) {
@@ -103,7 +103,7 @@ enum Why {
     Failed { retry_after_ms: u64 },
 }
 
-/// There is no list that counts. What the last one listed is still revoked.
+/// No list counts. What the last one listed is still revoked.
 fn without(app: &App, jti: &Ulid, why: Why) -> Result<(bool, Option<Provenance>), Refusal> {
     let last = state::with(app, |desks| desks.crl.last());
     if contains(last.as_deref(), jti) {

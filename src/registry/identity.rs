@@ -154,7 +154,7 @@ async fn ask_membership(
     answer.map_err(|failed| failed.error)
 }
 
-/// No answer: what the circuit is told, and what the caller.
+/// What the circuit and the caller are told when there is no answer.
 struct Failed {
     outcome: Outcome,
     error: IdentityError,

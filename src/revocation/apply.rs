@@ -23,15 +23,15 @@ use crate::relay::protocol::{RelayCall, RelayReply, RevokedSockets};
 use crate::trust::client;
 use crate::trust::ledger::{self, Entry};
 
-/// Agents that are taken from at the same time.
+/// How many agents are worked on at the same time.
 pub(super) const AT_ONCE: usize = 6;
 
-/// What is taken, and on whose word.
+/// What is revoked, and by whom.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// From whom; none where only tokens are named.
+    /// The agent; none if only tokens are named.
     pub agent: Option<AgentDid>,
-    /// The agent is revoked: the one named, else the one whose tokens these are.
+    /// The agent is revoked: the one that is named, otherwise the one that the tokens belong to.
     pub revoke_agent: bool,
     /// The agent's session ended.
     pub session_ended: bool,
@@ -39,22 +39,22 @@ pub struct Order {
     pub tokens: Vec<TokenRevocation>,
     /// Why.
     pub reason: Option<String>,
-    /// Who says so.
+    /// Who revoked it.
     pub source: Source,
-    /// The same event is recorded once.
+    /// The event. The same event is recorded once.
     pub event_id: Option<String>,
-    /// When, by the source; Unix milliseconds.
+    /// When the source says that it happened, Unix milliseconds.
     pub revoked_at_ms: u64,
-    /// The source's own time, where it told one: what the lag is counted from.
+    /// The source's own time, if it gave one. The lag is counted from it.
     pub told_at_ms: Option<u64>,
-    /// How long the ledger may take once the rest is done, milliseconds; never longer than its own limit.
+    /// How long the ledger may take once the rest is done, milliseconds. It is never more than its own limit.
     pub ledger_within_ms: u64,
 }
 
-/// Applies it. Returns the ledger's highest number before: what is recorded by this order alone is after it.
+/// Applies it. Returns the ledger's highest number before that: what this order records comes after it.
 ///
 /// # Errors
-/// Something did not answer: apply it again.
+/// Something did not answer. Apply it again.
 pub async fn apply(app: &App, order: &Order) -> Result<u64, NotDone> {
     let latest_before = match &order.agent {
         Some(agent) => named(app, order, agent).await?,
@@ -64,7 +64,7 @@ pub async fn apply(app: &App, order: &Order) -> Result<u64, NotDone> {
     Ok(latest_before)
 }
 
-/// It names its agent.
+/// For an order that names its agent.
 async fn named(app: &App, order: &Order, agent: &AgentDid) -> Result<u64, NotDone> {
     strike(app, order, agent, order.session_ended, &order.tokens).await?;
     let entry = entry(order, Some(agent), order.revoke_agent, order.session_ended);
@@ -77,7 +77,7 @@ async fn named(app: &App, order: &Order, agent: &AgentDid) -> Result<u64, NotDon
     Ok(recorded.latest_before)
 }
 
-/// It names only tokens: whose they are, the table says that is written at a token's first admission.
+/// For an order that names only tokens. Their agents are in the table that is written at a token's first admission.
 ///
 /// The ledger is written before the table is looked at a second time. An object writes the table and reads the
 /// ledger in one transaction, so of a token that is first admitted at this very moment either the object finds the
@@ -118,7 +118,7 @@ async fn tokens_alone(app: &App, order: &Order) -> Result<u64, NotDone> {
     Ok(recorded.latest_before)
 }
 
-/// Applies it to the agents whose tokens it names, some at the same time.
+/// Applies it to the agents whose tokens it names, several at the same time.
 async fn strike_owners(app: &App, order: &Order, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
     let strikes = found.iter().map(async |(jti, agent)| {
         let of_this_agent = order.tokens.iter().filter(|token| token.jti == *jti);
@@ -129,7 +129,7 @@ async fn strike_owners(app: &App, order: &Order, found: &[(Ulid, AgentDid)]) -> 
     results.into_iter().collect()
 }
 
-/// Takes it from one agent: overlay, then sockets.
+/// Revokes it for one agent: first in the overlay, then on the sockets.
 pub(super) async fn strike(
     app: &App,
     order: &Order,

@@ -32,7 +32,7 @@ const STREAM_URL: &str = "https://feed/stream";
 /// Carries a `Listener` as JSON. The worker builds that request itself.
 const LISTENER_HEADER: &str = "x-clawdentity-feed-listener";
 const LOOK_EVERY_MS: u64 = 15_000;
-/// After a ledger that did not answer.
+/// The pause after the ledger did not answer.
 const LOOK_AGAIN_MS: u64 = 1_000;
 const ITEMS_AT_ONCE: u64 = 500;
 const POKE_TIMEOUT_MS: u64 = 2_000;
@@ -89,7 +89,7 @@ struct Told {
 }
 
 impl Told {
-    /// The next piece of its stream; none where it is over.
+    /// The next piece of its stream; none if the stream is over.
     async fn next(mut self) -> Option<(worker::Result<Vec<u8>>, Self)> {
         // Since the last piece was sent: pokes that bring nothing do not put the comment off.
         let mut quiet = pin!(clock::sleep_ms(LOOK_EVERY_MS));
@@ -133,7 +133,7 @@ impl Told {
 
 /// Why there is no stream.
 pub enum NoStream {
-    /// The deployment has no such object.
+    /// The deployment has no feed object.
     NoBinding,
     /// It does not answer.
     Failed(String),
@@ -168,7 +168,7 @@ pub(super) fn poke_later(app: &App) {
     app.wait_until(async move { poke(&background).await });
 }
 
-/// Tells them now. A deployment without the object has no listeners; a poke that fails costs them 15 s.
+/// Tells them now. A deployment without the object has no listeners. A poke that fails costs them 15 s.
 pub(super) async fn poke(app: &App) {
     let Ok(namespace) = app.env.durable_object(binding::REVOCATION_FEED) else {
         return;

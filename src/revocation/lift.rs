@@ -24,17 +24,17 @@ use crate::relay::protocol::{RelayCall, RevokedSockets};
 use crate::trust::client;
 use crate::trust::ledger::{self, Standing};
 
-/// A ledger that changes at every look is looked at so often.
+/// How often a ledger that keeps changing is read.
 const MAX_LOOKS: usize = 8;
 
 /// What became of a lift.
 #[derive(Clone, Debug)]
 pub enum Lifted {
-    /// There is no row of this number.
+    /// There is no row with this number.
     NoSuchRow,
     /// The row is itself a lift.
     IsALift,
-    /// It, or a row that goes with it, stands on the registry's word, and `force` was not said.
+    /// The registry issued it, or a row that is lifted with it, and `force` is not set.
     NeedsForce(Source),
     /// Lifted now.
     Now(Item),
@@ -42,10 +42,10 @@ pub enum Lifted {
     Before(Item),
 }
 
-/// Lifts the row of this number.
+/// Lifts the row with this number.
 ///
 /// # Errors
-/// Something did not answer: do it again.
+/// Something did not answer. Do it again.
 pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Result<Lifted, NotDone> {
     let Some((target, standing_lift)) = ledger::lift::find(app, seq).await? else {
         return Ok(Lifted::NoSuchRow);
@@ -116,10 +116,10 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
     })
 }
 
-/// Makes an agent's objects say what the ledger says of it (where `of_agent`) and of these tokens.
+/// Makes an agent's objects agree with the ledger about the agent (if `of_agent`) and about these tokens.
 ///
 /// # Errors
-/// Something did not answer: do it again.
+/// Something did not answer. Do it again.
 pub(super) async fn settle(
     app: &App,
     agent: &AgentDid,

@@ -35,15 +35,15 @@ use crate::trust::ledger::reconciliation::{self, State};
 
 /// The list is up to 32 MiB.
 const FETCH_TIMEOUT_MS: u64 = 20_000;
-/// Tokens looked up by one query.
+/// How many tokens one query looks up.
 const LOOK_UP: usize = 5_000;
-/// Tokens recorded by one statement; all of them may have agents to tell, by two calls each.
+/// How many tokens one statement records. Each may have an agent to tell, with two calls.
 const BATCH: usize = 200;
-/// Batches of one run, by five queries each at most, and agents told after which no further batch is begun: together
-/// fewer than the 1,000 subrequests that one invocation has.
+/// How many batches a run may have, of at most five queries each, and after how many told agents it begins no other
+/// batch. Together that is less than the 1,000 subrequests that one invocation has.
 const MAX_BATCHES: usize = 60;
 const MAX_TOLD: usize = 100;
-/// What the registry gives as the reason of an entry that is listed because its agent was revoked.
+/// The reason that the registry gives for an entry which is listed because its agent was revoked.
 const WITH_ITS_AGENT: &str = "agent_revoked";
 
 /// How a run ended.
@@ -52,11 +52,11 @@ const WITH_ITS_AGENT: &str = "agent_revoked";
 pub enum Outcome {
     /// The whole list was gone through.
     Complete,
-    /// The list is the one that was gone through before.
+    /// The list is the same as in the run before.
     NotModified,
     /// The registry has revoked nothing yet.
     Nothing,
-    /// There was more than one run does, or another run has begun: the next one goes on, or that one.
+    /// There was more to do than one run does, or another run has begun. The next run, or that one, goes on.
     Partial,
 }
 
@@ -66,15 +66,15 @@ pub enum Outcome {
 pub struct Report {
     /// How it ended.
     pub outcome: Outcome,
-    /// Entries of the list.
+    /// How many entries the list has.
     pub listed: u64,
-    /// Rows that were added to the ledger.
+    /// How many rows were added to the ledger.
     pub added: u64,
-    /// Agents' objects that were told.
+    /// How many agents' objects were told.
     pub told: u64,
 }
 
-/// One run of the schedule: its failure is a line, and the next run goes on.
+/// A scheduled run. If it fails, that is logged, and the next run goes on.
 pub async fn run(app: &App) {
     if let Err(error) = reconcile(app).await {
         app.log
@@ -85,7 +85,7 @@ pub async fn run(app: &App) {
 /// One run.
 ///
 /// # Errors
-/// The registry or the proxy's own storage did not answer: run it again.
+/// The registry or the proxy's own storage did not answer. Run it again.
 pub async fn reconcile(app: &App) -> Result<Report, NotDone> {
     let before = reconciliation::load(app).await?;
     let unfinished = before.cursor.is_some() || !before.pending.is_empty();
@@ -139,8 +139,8 @@ async fn not_modified(app: &App, before: State, started_at_ms: u64) -> Result<Re
     Ok(finished(app, report))
 }
 
-/// Records the tokens of one agent that are listed because it was revoked, for whoever lifts that; they are not taken
-/// from it now. A registry that gives no list is a warning: the operator's switch works without it.
+/// Records the tokens of one agent that are listed because it was revoked, for whoever lifts that revocation. They are
+/// not revoked here now. If the registry gives no list, that is a warning: the operator's switch works without it.
 ///
 /// # Errors
 /// The ledger did not answer.
@@ -185,7 +185,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// False where it has done as much as one run may, or another has begun.
+    /// False if the run has done as much as it may, or another run has begun.
     async fn go_through(&mut self, listing: &mut Listing, tag: Option<String>) -> Result<bool, NotDone> {
         let tokens = listing.tokens_after(self.state.cursor);
         if !self.finish_pending(listing).await? {
@@ -213,8 +213,8 @@ impl Run<'_> {
         self.keep().await
     }
 
-    /// What the last run was at when it ended: recorded perhaps, and perhaps taken from some. What was lifted since then
-    /// stays so.
+    /// Repeats what the last run was doing when it ended: some of it may be recorded, and some agents told. What was lifted
+    /// since then stays lifted.
     async fn finish_pending(&mut self, listing: &Listing) -> Result<bool, NotDone> {
         if self.state.pending.is_empty() {
             return Ok(true);
@@ -225,8 +225,8 @@ impl Run<'_> {
         self.bring(listing, &pending).await
     }
 
-    /// One batch: taken from those who have shown the tokens, recorded, looked at once more. False, and nothing done,
-    /// where another run has begun.
+    /// One batch: its tokens are revoked for the agents that have shown them, recorded, and looked for once more. Returns
+    /// false, and does nothing, if another run has begun.
     async fn bring(&mut self, listing: &Listing, batch: &[Ulid]) -> Result<bool, NotDone> {
         self.state.pending = batch.to_vec();
         if !self.keep().await? {
@@ -248,7 +248,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// What an operator lifted while this took it away is given back.
+    /// Gives back what an operator lifted while this was revoking it.
     async fn settle_lifted(&self, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
         if found.is_empty() {
             return Ok(());
@@ -263,7 +263,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes tokens from their agents. One that the list no longer names was named when it was recorded.
+    /// Revokes tokens for their agents. A token that the list no longer names was named when it was recorded.
     async fn tell(&mut self, listing: &Listing, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
         let app = self.app;
         let strikes = found.iter().map(|(jti, agent)| {
@@ -275,7 +275,7 @@ impl Run<'_> {
         results.into_iter().collect()
     }
 
-    /// Keeps where it stands; false where another run has begun.
+    /// Stores the progress; false if another run has begun.
     async fn keep(&self) -> Result<bool, NotDone> {
         Ok(reconciliation::save(self.app, self.state.started_at_ms, &self.state).await?)
     }

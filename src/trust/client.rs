@@ -24,7 +24,7 @@ use crate::protocol::proof::{ProofHeaders, skew_seconds};
 
 pub use crate::core::admission::Validations;
 
-/// What a caller is told to wait when its object gave no answer.
+/// The `Retry-After` when an object gave no answer.
 const RETRY_AFTER_S: u64 = 1;
 
 thread_local! {

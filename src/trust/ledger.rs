@@ -42,8 +42,8 @@ SELECT 'lifted', expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?
 const REMEMBER_TOKEN: &str =
     "INSERT INTO agent_tokens (jti, agent_did, expires_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
 
-/// An agent that an operator and the registry revoked is the registry's, whoever came first: its lift needs `force`, and
-/// holds against that event.
+/// If the registry also revokes an agent that an operator revoked, the row's source becomes the registry, whichever came
+/// first. Lifting it then needs `force`, and holds against that event.
 const RECORD_ONE: &str = "
 INSERT INTO revocations (kind, agent_did, reason, source, event_id, revoked_at_ms, recorded_at_ms)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -53,11 +53,11 @@ ON CONFLICT (agent_did) WHERE kind = 'agent' AND lifted_by IS NULL DO UPDATE SET
     (SELECT 1 FROM revocations AS told WHERE told.event_id = excluded.event_id AND told.kind = 'agent')
 ON CONFLICT DO NOTHING";
 
-/// An expiry this far ahead of its record is as late as any can be: the longest life of a token (docs/wire.md §2), less what
-/// may pass between the reckoning and the record.
+/// An expiry this far after its record is as late as any can be: the longest life of a token (docs/wire.md §2), less the
+/// time that may pass between reckoning and recording.
 const LATEST_EXPIRY_MS: u64 = UNKNOWN_EXPIRY_MS - 60_000;
 
-/// Tokens of these that stand with an earlier expiry. Each gets a number of its own above all others; gaps are nobody's.
+/// Those of these tokens that stand with an earlier expiry. Each gets a new number above all others, which leaves gaps.
 const EXTEND_TOKENS: &str = "
 UPDATE revocations SET expires_at_ms = named.expires_at_ms, recorded_at_ms = ?2,
   seq = (SELECT MAX(seq) FROM revocations) + 1 + named.n
@@ -77,7 +77,7 @@ ON CONFLICT (jti) WHERE kind = 'token' AND lifted_by IS NULL DO UPDATE SET
   agent_did = COALESCE(agent_did, excluded.agent_did)
 ON CONFLICT DO NOTHING";
 
-/// Tokens of these that stand on an operator's word alone stand on this source's from now on.
+/// Changes the source of those of these tokens that only an operator has revoked.
 const ADOPT_TOKENS: &str = "
 UPDATE revocations SET source = ?2, event_id = ?3
 WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator' AND ?2 <> 'operator'
@@ -88,7 +88,7 @@ WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator' AND ?2 <> 'op
 const AGENTS_OF: &str = "
 SELECT jti, agent_did FROM agent_tokens WHERE jti IN (SELECT value FROM json_each(?1))";
 
-/// Each part names its rows as its index does.
+/// Each part names its rows in the way that its index does.
 const STANDING: &str = "
 SELECT jti, expires_at_ms, 1 AS stands FROM revocations
   WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
@@ -101,47 +101,47 @@ UNION ALL
 SELECT jti, expires_at_ms, 0 FROM revocations
   WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NOT NULL";
 
-/// What is recorded: one or more rows about one agent.
+/// What to record: one or more rows about one agent.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
-    /// The agent; none where only tokens are known.
+    /// The agent; none if only tokens are known.
     pub agent: Option<&'a AgentDid>,
-    /// A row of kind `agent`.
+    /// Whether to write a row of kind `agent`.
     pub revoke_agent: bool,
-    /// A row of kind `session`.
+    /// Whether to write a row of kind `session`.
     pub session_ended: bool,
-    /// A row of kind `token` each.
+    /// The tokens, which get a row of kind `token` each.
     pub tokens: &'a [TokenRevocation],
-    /// Why, as the source says it.
+    /// The reason that the source gives.
     pub reason: Option<&'a str>,
-    /// Who says so.
+    /// Who revoked it.
     pub source: Source,
-    /// The event; the same one is recorded once.
+    /// The event. The same event is recorded once.
     pub event_id: Option<&'a str>,
-    /// When, by the source; Unix milliseconds.
+    /// When the source says that it happened, Unix milliseconds.
     pub revoked_at_ms: u64,
 }
 
-/// How an agent and some tokens stand in the ledger.
+/// What the ledger says about an agent and some tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The agent is revoked, or was and is not; none where the ledger has never heard of it.
+    /// Whether the agent is revoked, or was and is no longer; none if the ledger does not have it.
     pub agent: Option<bool>,
-    /// The same of each token that the ledger has heard of, and until when that is kept, Unix milliseconds.
+    /// The same for each token that the ledger has, and until when that is kept, Unix milliseconds.
     pub tokens: BTreeMap<Ulid, (bool, u64)>,
 }
 
-/// What a record found and left.
+/// What was there when something was recorded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Recorded {
-    /// The ledger's highest number before.
+    /// The ledger's highest number before that.
     pub latest_before: u64,
-    /// Whether any of what was named was ever lifted, so that the overlay may say something else than the ledger.
+    /// Whether anything that was named was ever lifted, so that overlay and ledger may differ.
     pub ever_lifted: bool,
 }
 
-/// At the first sight of a token: remembers whose it is, and asks what the ledger holds against it and its agent.
-/// Without a token, asks about the agent alone.
+/// For the first sight of a token: records which agent it belongs to, and reads what the ledger says about both.
+/// Without a token, it reads what the ledger says about the agent.
 ///
 /// # Errors
 /// D1 gave no answer in time.
@@ -187,7 +187,7 @@ pub async fn first_sight(
 /// Writes what was revoked, in one transaction.
 ///
 /// # Errors
-/// D1 gave no answer: write it again.
+/// D1 gave no answer. Write it again.
 pub async fn record(app: &App, entry: &Entry<'_>) -> Result<Recorded, DbError> {
     let now_ms = app.now_ms();
     let agent = entry.agent.map(AgentDid::as_str);
@@ -243,7 +243,7 @@ pub async fn record(app: &App, entry: &Entry<'_>) -> Result<Recorded, DbError> {
     })
 }
 
-/// How an agent (where one is given) and tokens stand.
+/// What the ledger says about an agent, if one is given, and about tokens.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -285,7 +285,7 @@ fn standing_sql(agent: Option<&str>, jtis: &[Ulid]) -> Result<Sql<'static>, DbEr
     Ok(Sql::new(STANDING, [optional_text(agent), text(&json_of(jtis)?)]))
 }
 
-/// A row that stands outweighs those that were lifted.
+/// A row that is in force outweighs rows that were lifted.
 fn standing_of(rows: Vec<StandingRow>) -> Standing {
     let mut standing = Standing::default();
     for row in rows {
@@ -302,7 +302,7 @@ fn standing_of(rows: Vec<StandingRow>) -> Standing {
     standing
 }
 
-/// A token's row without an expiry stands for good: nothing that we write is so, and it must not read as over.
+/// A token's row without an expiry is in force for good. We write no such row, and it must not be read as expired.
 fn kept_until_ms(expires_at_ms: Option<f64>) -> u64 {
     expires_at_ms.map_or(u64::MAX, |at| at as u64)
 }

@@ -21,13 +21,13 @@ pub fn retry_delay_s(attempts: u32) -> u32 {
 pub struct Revocation {
     /// The agent it names.
     pub agent: Option<AgentDid>,
-    /// The agent is revoked: the one named, else the one whose tokens these are.
+    /// The agent is revoked: the one that is named, otherwise the one that the tokens belong to.
     pub revoke_agent: bool,
     /// The agent's session ended.
     pub session_ended: bool,
     /// These tokens are revoked.
     pub tokens: Vec<TokenRevocation>,
-    /// When, by the source, else now; Unix milliseconds.
+    /// When the source says that it happened, otherwise now; Unix milliseconds.
     pub revoked_at_ms: u64,
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// None for a row of a shape that this crate does not write.
+    /// None for a row with an unexpected shape.
     pub(super) fn item(self) -> Option<Item> {
         let subject = match self.kind.as_str() {
             "agent" => Subject::Agent {
@@ -83,7 +83,7 @@ impl Row {
     }
 }
 
-/// The rows after number `since`, `limit` at most.
+/// The rows after number `since`, at most `limit`.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -110,7 +110,7 @@ pub async fn page(app: &App, since: u64, limit: u64) -> Result<Page, DbError> {
     })
 }
 
-/// The ledger's highest number; 0 where it is empty.
+/// The ledger's highest number; 0 if it is empty.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -119,7 +119,7 @@ pub async fn latest(app: &App) -> Result<u64, DbError> {
     latest_of(&results, 0)
 }
 
-/// Agents and tokens that are revoked now by rows after number `since` and up to `through`, `limit` at most.
+/// Agents and tokens that are revoked now, by the rows after number `since` and up to `through`; at most `limit`.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -175,7 +175,7 @@ pub(super) fn latest_of(results: &[D1Result], n: usize) -> Result<u64, DbError> 
     Ok(rows.first().map_or(0, |row| row.latest as u64))
 }
 
-/// How many rows of one sort there are.
+/// How many rows of one kind, source and state there are.
 #[derive(Deserialize, Serialize)]
 pub struct Count {
     kind: String,
@@ -184,7 +184,7 @@ pub struct Count {
     rows: u64,
 }
 
-/// Rows by kind, source and whether they stand. Goes through the whole ledger: for a person, not for a request's way.
+/// Counts rows by kind, source and whether they are in force. It reads the whole ledger, so it is for people only.
 ///
 /// # Errors
 /// D1 gave no answer.

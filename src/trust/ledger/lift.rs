@@ -16,8 +16,8 @@ const LIFT_OF: &str = "
 SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
 WHERE kind = 'lift' AND lifts = ?1";
 
-/// The rows of tokens that were revoked with their agent: by the same event, or listed because of it. Also those that
-/// were lifted already: the last try may have ended after that. Each part names its rows as its index does.
+/// The rows of tokens that were revoked together with their agent: by the same event, or listed because of it. Also those
+/// that were lifted already, because the last try may have ended after that. Each part names its rows as its index does.
 const COMPANIONS: &str = "
 SELECT token.seq, token.jti, token.source, 1 AS stands FROM revocations AS agent JOIN revocations AS token
   ON token.kind = 'token' AND token.lifted_by IS NULL AND token.agent_did = agent.agent_did
@@ -41,7 +41,7 @@ UPDATE revocations SET lifted_by = (SELECT seq FROM revocations WHERE kind = 'li
 WHERE seq = ?1 AND lifted_by IS NULL
   AND EXISTS (SELECT 1 FROM revocations WHERE kind = 'lift' AND lifts = ?1)";
 
-/// A row and, where there is one, its lift.
+/// A row and, if there is one, its lift.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -56,19 +56,19 @@ pub async fn find(app: &App, seq: u64) -> Result<Option<(Item, Option<Item>)>, D
     }
 }
 
-/// A token's row that stands and falls with an agent's.
+/// A token's row that is lifted together with its agent's.
 pub struct Companion {
     /// Its number.
     pub seq: u64,
     /// The token.
     pub jti: Ulid,
-    /// On whose word.
+    /// Who revoked it.
     pub source: Source,
-    /// It is not lifted.
+    /// Whether it is in force.
     pub stands: bool,
 }
 
-/// The rows that stand and fall with an agent's.
+/// The rows that are lifted together with an agent's.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -99,7 +99,7 @@ pub async fn companions(app: &App, seq: u64) -> Result<Vec<Companion>, DbError> 
 /// Lifts rows, each once, in one transaction. Returns the lift of the first of them.
 ///
 /// # Errors
-/// D1 gave no answer: do it again.
+/// D1 gave no answer. Do it again.
 pub async fn write(app: &App, seqs: &[u64], reason: Option<&str>) -> Result<Option<Item>, DbError> {
     let now_ms = app.now_ms();
     let values = |seq: u64| -> [JsValue; 3] { [number(seq), optional_text(reason), number(now_ms)] };

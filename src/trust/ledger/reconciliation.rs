@@ -10,16 +10,16 @@ use crate::core::admission::overlay::UNKNOWN_EXPIRY_MS;
 use crate::core::listing::ListedToken;
 use crate::protocol::ids::Ulid;
 
-/// Many rows at once.
+/// For statements about many rows.
 const TIMEOUT_MS: u64 = 10_000;
 
-/// A token that was lifted is not lacking: the list goes on naming it, and the operator has the last word.
+/// A token that was lifted is not missing: the list goes on naming it, and the operator has the last word.
 const LACKING: &str = "
 SELECT value AS jti FROM json_each(?1)
 WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value AND lifted_by IS NULL)
   AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value AND lifted_by IS NOT NULL)";
 
-/// Tokens that stand on an operator's word alone stand on the list's from now on.
+/// Changes the source of those tokens that only an operator has revoked to the list.
 const ADOPT: &str = "
 UPDATE revocations SET source = 'crl' WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator'
   AND jti IN (SELECT value FROM json_each(?1))";
@@ -37,7 +37,7 @@ ON CONFLICT DO NOTHING RETURNING seq";
 const LOAD: &str = "
 SELECT cursor, pending, etag, started_at_ms, finished_at_ms, listed, added FROM reconciliation WHERE id = 1";
 
-/// Whatever run was underway has this one after it, which has another number, whatever the clock says.
+/// The run gets a number of its own, whatever the clock says, so any run that was under way sees that another has begun.
 const BEGIN: &str = "
 INSERT INTO reconciliation (id, started_at_ms, listed, added) VALUES (1, ?1, ?2, 0)
 ON CONFLICT (id) DO UPDATE SET started_at_ms = MAX(excluded.started_at_ms, started_at_ms + 1), finished_at_ms = NULL,
@@ -49,29 +49,29 @@ UPDATE reconciliation SET cursor = ?1, pending = ?2, etag = ?3, started_at_ms = 
   listed = ?6, added = ?7
 WHERE id = 1 AND started_at_ms = ?8 RETURNING id";
 
-/// Where it stands.
+/// How far reconciliation has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// The last token gone through of a run that is not finished.
+    /// The last token that an unfinished run has done.
     pub cursor: Option<Ulid>,
-    /// The tokens it was recording when it ended.
+    /// The tokens that it was recording when it ended.
     #[serde(skip)]
     pub pending: Vec<Ulid>,
-    /// Of the list that was gone through whole.
+    /// The tag of the list that was last gone through completely.
     #[serde(skip)]
     pub etag: Option<String>,
-    /// Of the last run, Unix milliseconds; no two runs have the same.
+    /// When the last run began, Unix milliseconds. No two runs have the same.
     pub started_at_ms: u64,
-    /// Of the last run, where it went through the whole list.
+    /// When the last run ended, if it went through the whole list.
     pub finished_at_ms: Option<u64>,
-    /// Entries of the last list.
+    /// How many entries the last list had.
     pub listed: u64,
-    /// Rows that the last run added.
+    /// How many rows the last run added.
     pub added: u64,
 }
 
-/// Which of these tokens, all of them listed, the ledger has never heard of.
+/// Which of these listed tokens the ledger does not have.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -88,10 +88,10 @@ pub async fn lacking(app: &App, jtis: &[Ulid]) -> Result<Vec<Ulid>, DbError> {
     Ok(rows.into_iter().map(|row| row.jti).collect())
 }
 
-/// Records listed tokens of which the ledger has never heard; says how many that were.
+/// Records listed tokens that the ledger does not have. Returns how many.
 ///
 /// # Errors
-/// D1 gave no answer: do it again.
+/// D1 gave no answer. Do it again.
 pub async fn record(app: &App, tokens: &[ListedToken]) -> Result<u64, DbError> {
     #[derive(Deserialize)]
     struct Row {
@@ -107,7 +107,7 @@ pub async fn record(app: &App, tokens: &[ListedToken]) -> Result<u64, DbError> {
     Ok(rows.len() as u64)
 }
 
-/// Where it stands.
+/// How far reconciliation has come.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -115,8 +115,8 @@ pub async fn load(app: &App) -> Result<State, DbError> {
     state_of(app, Sql::new(LOAD, [])).await
 }
 
-/// Begins a run over a list of so many entries: from here on, no earlier run keeps anything. What that run left (cursor,
-/// pending) is this one's.
+/// Begins a run over a list of so many entries. From here on no earlier run stores anything. What that run left behind
+/// (cursor and pending) is this run's.
 ///
 /// # Errors
 /// D1 gave no answer.
@@ -124,8 +124,8 @@ pub async fn begin(app: &App, now_ms: u64, listed: u64) -> Result<State, DbError
     state_of(app, Sql::new(BEGIN, [number(now_ms), number(listed)])).await
 }
 
-/// Keeps where it stands, unless a later run than the one that began at `begun_at_ms` has begun; says whether it was
-/// kept.
+/// Stores how far the run has come that began at `begun_at_ms`, unless a later run has begun. Returns whether it was
+/// stored.
 ///
 /// # Errors
 /// D1 gave no answer.
