@@ -13,17 +13,17 @@ use worker::{ScheduledTime, Storage};
 
 use super::failure::Failure;
 
-/// An alarm that is this late is lost and set again.
+/// An alarm that is this late counts as lost and is set again.
 const LOST_AFTER_MS: u64 = 60_000;
 /// The pause after a handler that failed.
 const AGAIN_AFTER_MS: u64 = 30_000;
 /// The least time between two alarms for the same thing.
 const LEAST_MS: u64 = 1_000;
 
-/// What is known of it.
+/// What is known about the platform's alarm.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
-    /// Nothing: the object just woke.
+    /// Nothing, because the object has just woken.
     Nothing,
     /// None is set.
     Unset,
@@ -38,7 +38,7 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// Of an object that just woke.
+    /// The alarm of an object that has just woken.
     pub fn new(storage: Storage) -> Self {
         Self {
             storage,
@@ -46,12 +46,12 @@ impl Alarm {
         }
     }
 
-    /// The platform fired it: it is no longer set.
+    /// The platform fired it, so it is no longer set.
     pub fn fired(&self) {
         self.known.set(Known::Unset);
     }
 
-    /// What is left to be done, beside the step, to have it set for `due_ms` or earlier.
+    /// What has to be done beside the step so that it is set for `due_ms` or earlier.
     pub fn arm(
         self: &Rc<Self>,
         due_ms: Option<u64>,
@@ -89,7 +89,7 @@ impl Alarm {
     /// The handler failed.
     ///
     /// # Errors
-    /// It could not be set: the platform is to call again.
+    /// It could not be set, so the platform must call again.
     pub async fn failed(&self, now_ms: u64) -> Result<(), Failure> {
         let due_ms = now_ms.saturating_add(AGAIN_AFTER_MS);
         self.known.set(Known::At(due_ms));

@@ -21,30 +21,30 @@ use crate::core::relay_queue::{Change, DeadReason, QueueSettings, RelayQueue};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
 
-/// Bytes of payloads that may wait for one agent, whatever their number. One sender may have a quarter.
+/// How many bytes of payloads may wait for one agent, whatever their number. One sender may have a quarter.
 const MAX_QUEUED_BYTES: u64 = 128 * 1024 * 1024;
-/// For how long a queue believes that a sender may still send: well under the second a revocation may take.
+/// For how long a queue believes that a sender may still send: well under the second that a revocation may take.
 const SENDER_CHECK_MS: u64 = 500;
-/// The pause before a sender is asked about again of whom nobody could tell anything.
+/// The pause before a sender is asked about again if there was no answer.
 const SENDER_RETRY_MS: u64 = 1_000;
-/// Receipts that were being sent for so long are looked for again.
+/// After how long receipts that are being sent are looked for again.
 const OUTBOX_LOST_AFTER_MS: u64 = 10_000;
-/// Receipts are swept this long after they expired, so that one sweep takes many.
+/// How long after their expiry receipts are swept, so that one sweep takes many.
 const SWEEP_SLACK_MS: u64 = 60_000;
 /// `meta`: the agent whose session this is.
 const META_AGENT: &str = "agent";
 /// `meta`: since when the agent is revoked, Unix milliseconds.
 const META_REVOKED: &str = "revoked";
-/// `meta`: what its `enqueue` bucket gave, while no socket is there to remember it.
+/// `meta`: the level of the agent's `enqueue` bucket, while there is no socket to remember it.
 const META_ENQUEUED: &str = "enqueued";
 
 /// See the module.
 pub struct Awake {
     pub(super) tables: Tables,
     pub(super) queue: RelayQueue,
-    /// Whose session this is; nobody has told a new object.
+    /// Whose session this is. A new object has not been told yet.
     pub(super) agent: Option<AgentDid>,
-    /// Whether that is in `meta`.
+    /// Whether that is stored in `meta`.
     agent_is_stored: bool,
     pub(super) revoked: bool,
     pub(super) socket: Option<OpenSocket>,
@@ -52,7 +52,7 @@ pub struct Awake {
     mail: HashMap<u64, Identity>,
     frames: HashMap<Ulid, u64>,
     requests: HashMap<MessageId, Vec<u64>>,
-    /// Who waits for a message to be no longer in flight.
+    /// Callers that wait until a message is no longer in flight.
     pub(super) waiting: HashMap<u64, Vec<oneshot::Sender<()>>>,
     /// `enqueue` frames, whatever socket they came on.
     pub(super) enqueued: Bucket,
@@ -64,7 +64,7 @@ pub struct Awake {
     sweep_due_ms: Option<u64>,
 }
 
-/// The surroundings of a step.
+/// The settings, the log and the time of a step.
 pub struct Moment {
     pub(super) app: App,
     /// Unix milliseconds: one time for the whole step.
@@ -72,7 +72,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// In [0, 1).
+    /// A random number in [0, 1).
     pub(super) fn chance(&self) -> f64 {
         // Jitter: without randomness there is none, and nothing else is wrong.
         let bytes = self.app.random::<4>().unwrap_or([0x80, 0, 0, 0]);
@@ -81,7 +81,7 @@ impl Moment {
 }
 
 impl Awake {
-    /// As it is stored, with the agent's open socket, where there is one.
+    /// Reads the session from storage, with the agent's open socket if there is one.
     pub fn restore(tables: Tables, socket: Option<OpenSocket>, moment: &Moment) -> Result<Self, Failure> {
         let agent = tables
             .meta(META_AGENT)?
@@ -140,7 +140,7 @@ impl Awake {
         }
     }
 
-    /// The same, past every eviction: an alarm has nobody to ask.
+    /// The same, from storage if necessary, because an alarm has nobody to ask.
     pub(super) fn store_agent(&mut self) -> Result<(), Failure> {
         if let (false, Some(agent)) = (self.agent_is_stored, &self.agent) {
             self.tables.set_meta(META_AGENT, Some(agent.as_str()))?;
@@ -149,7 +149,7 @@ impl Awake {
         Ok(())
     }
 
-    /// Past every eviction.
+    /// Also after an eviction.
     pub(super) fn set_revoked(&mut self, since_ms: Option<u64>) -> Result<(), Failure> {
         self.tables
             .set_meta(META_REVOKED, since_ms.map(|ms| ms.to_string()).as_deref())?;
@@ -157,7 +157,7 @@ impl Awake {
         Ok(())
     }
 
-    /// What its `enqueue` bucket gave outlives the socket, or a new connection would have a full one.
+    /// The level of the `enqueue` bucket outlives the socket. Otherwise a new connection would have a full one.
     pub(super) fn store_enqueued(&self, now_ms: u64) -> Result<(), Failure> {
         if self.enqueued.is_full(now_ms) {
             return Ok(());
@@ -166,7 +166,7 @@ impl Awake {
         self.tables.set_meta(META_ENQUEUED, Some(&text))
     }
 
-    /// A message is live from now on.
+    /// Registers a message that is live from now on.
     pub(super) fn enter(&mut self, seq: u64, identity: Identity) {
         self.frames.insert(identity.deliver_id, seq);
         self.requests
@@ -176,7 +176,7 @@ impl Awake {
         self.mail.insert(seq, identity);
     }
 
-    /// What names a live message.
+    /// What identifies a live message.
     pub(super) fn identity(&self, seq: u64) -> Option<&Identity> {
         self.mail.get(&seq)
     }
@@ -203,7 +203,7 @@ impl Awake {
         }
     }
 
-    /// The message that either id names: its request's, or its `deliver` frame's.
+    /// The message with this id, be it its request's or its `deliver` frame's.
     pub(super) fn by_either_id(&self, sender: &AgentDid, id: &MessageId) -> Result<Option<Kept>, Failure> {
         if let Some(kept) = self.by_request(sender, id)? {
             return Ok(Some(kept));
@@ -230,7 +230,7 @@ impl Awake {
         })
     }
 
-    /// Writes what happened to messages, and tells who waits for them.
+    /// Writes what happened to messages, and tells those who wait for them.
     pub(super) fn apply(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
@@ -264,7 +264,7 @@ impl Awake {
         Ok(())
     }
 
-    /// Writes a live message's outcome, and forgets that it was live: in this order, so that a step that fails in between
+    /// Writes a live message's outcome, and then forgets that it was live. In this order a step that fails in between
     /// leaves a message that is sent again, and none that is lost.
     pub(super) fn finish(
         &mut self,
@@ -303,7 +303,7 @@ impl Awake {
         Ok(())
     }
 
-    /// A receipt is kept until then.
+    /// Until when a receipt is kept.
     pub(super) fn will_sweep(&mut self, expires_at_ms: u64) {
         self.sweep_due_ms
             .get_or_insert(expires_at_ms.saturating_add(SWEEP_SLACK_MS));
@@ -317,7 +317,7 @@ impl Awake {
         self.finish(seq, DeliveryState::DeadLettered, Some(reason), moment)
     }
 
-    /// What time has brought: the end of what waited too long, of sockets, of outcomes.
+    /// Does what has become due: ends messages that waited too long, sockets, and outcomes.
     pub(super) fn let_time_pass(&mut self, moment: &Moment) -> Result<(), Failure> {
         let changes = self.queue.tick(moment.now_ms);
         self.apply(changes, moment)?;

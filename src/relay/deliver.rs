@@ -27,7 +27,7 @@ use crate::core::relay_queue::{DeadReason, Launch, Offer, Standing, Taken};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
 
-/// Where a message ended up in its first step.
+/// The result of a message's first step.
 enum Placed {
     Full,
     Reused,
@@ -73,7 +73,7 @@ impl Session {
         })
     }
 
-    /// What the agent's trust object says, where no lift passes meanwhile. One that does not answer is taken for a no: the
+    /// Asks the agent's trust object, again if a lift lands in the meantime. No answer counts as "not revoked": the
     /// mail waits, and no socket opens for a revoked agent.
     async fn is_revoked(&self, agent: &AgentDid) -> Result<bool, Failure> {
         let app = self.app()?;
@@ -192,7 +192,7 @@ impl Awake {
         self.send_delivery(&call.sender, deliver_id, &outgoing, launch, moment)
     }
 
-    /// Where a message is, with something to wait on where it is in flight and that is wanted.
+    /// A message's state, with something to wait on if it is in flight and the caller wants to wait.
     fn placed(&mut self, live: Option<u64>, wait: bool) -> Placed {
         let in_flight = live
             .filter(|seq| wait && self.queue.is_in_flight(*seq))
@@ -204,7 +204,7 @@ impl Awake {
         Placed::Here { in_flight }
     }
 
-    /// The request's id where it is a ULID that nobody else's message has here, else one of its own: two senders must
+    /// The request's id if it is a ULID that no other sender's message has here, otherwise a new one. Two senders must
     /// never share one (docs/wire.md §6). It is also what callers know as `deliveryId`.
     fn frame_id(&self, request_id: &MessageId, moment: &Moment) -> Result<Ulid, Failure> {
         if let Some(id) = request_id.as_ulid()
@@ -244,7 +244,7 @@ fn authority_of(call: &DeliverCall<'_>) -> Authority {
     }
 }
 
-/// A count of ours, far below its type's limit.
+/// One of our counts, which is far below its type's limit.
 pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

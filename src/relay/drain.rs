@@ -21,11 +21,11 @@ use crate::protocol::frame::Deliver;
 use crate::protocol::ids::Ulid;
 use crate::trust;
 
-/// How long an answer about a sender is waited for: a little more than its object waits for D1.
+/// How long to wait for an answer about a sender: a little longer than its object waits for D1.
 const ASK_TIMEOUT_MS: u64 = 2_500;
 
 impl Session {
-    /// Asks about a sender, then sends on. One that is slow to be answered about keeps nobody else waiting.
+    /// Asks about a sender, then goes on sending. A slow answer about one sender keeps nobody else waiting.
     pub async fn ask_about(self: Rc<Self>, sender: AgentDid) -> Result<(), Failure> {
         let standing = standing_of(&self.app()?, &sender).await;
         self.step(|awake, moment| {
@@ -35,7 +35,7 @@ impl Session {
     }
 }
 
-/// How an agent stands, by its trust object, within `ASK_TIMEOUT_MS`.
+/// Whether a sender may still send, by its trust object and within `ASK_TIMEOUT_MS`.
 pub(super) async fn standing_of(app: &App, agent: &AgentDid) -> Standing {
     match clock::within_ms(ASK_TIMEOUT_MS, trust::client::check(app, agent, None)).await {
         Some(Ok(reply)) if reply.revoked.is_some() => Standing::Revoked,
@@ -51,7 +51,7 @@ pub(super) async fn standing_of(app: &App, agent: &AgentDid) -> Standing {
 }
 
 impl Awake {
-    /// Sends everything that may go now; what has to be asked first is left in `ask`.
+    /// Sends everything that may go now. Senders that have to be asked about first are left in `ask`.
     pub(super) fn drain(&mut self, moment: &Moment) -> Result<(), Failure> {
         let pumped = self.queue.pump(moment.now_ms);
         self.ask.extend(pumped.ask);
@@ -71,7 +71,7 @@ impl Awake {
         Ok(())
     }
 
-    /// Writes to the socket what is in flight on it: before it goes out, and after it was answered.
+    /// Writes to the socket's attachment what is in flight on it, before it goes out and after it was answered.
     pub(super) fn remember_flight(&mut self, moment: &Moment) -> Result<(), Failure> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let progress_at_ms = self.queue.progress_at_ms().unwrap_or(socket.it.progress_at_ms);

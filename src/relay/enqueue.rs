@@ -31,13 +31,13 @@ use crate::protocol::ids::{GroupId, Ulid};
 use crate::registry::identity;
 use crate::trust::store;
 
-/// How long a frame may take from its turn on; whoever is behind it waits no longer than this.
+/// How long a frame may take once its turn has come. Whoever is behind it waits no longer than this.
 const PASS_ON_TIMEOUT_MS: u64 = 20_000;
-/// Pauses before a session that failed is called again. Connectors take a refusal for final, and what has just died is
-/// back in a moment.
+/// Pauses before a session that failed is called again. Connectors take a refusal as final, and a session that has just
+/// died is back in a moment.
 const AGAIN_AFTER_MS: [u64; 4] = [50, 250, 1_000, 4_000];
 
-/// A frame on its way.
+/// A frame that is being passed on.
 pub struct Job {
     enqueue: Enqueue,
     ws: WebSocket,
@@ -48,7 +48,7 @@ pub struct Job {
 }
 
 impl Session {
-    /// Lets a frame in, in its place, or answers it.
+    /// Puts a frame in the queue of turns, or answers it.
     pub(super) fn take_enqueue(
         &self,
         awake: &mut Awake,
@@ -83,7 +83,7 @@ impl Session {
         }))
     }
 
-    /// Waits for the frame's turn, passes it on, answers it.
+    /// Waits for the frame's turn, passes it on, and answers it.
     pub async fn pass_on(self: Rc<Self>, mut job: Job) -> Result<(), Failure> {
         if let Some(before) = job.turn.before.take() {
             let _ = before.await;
@@ -103,7 +103,7 @@ impl Session {
         answered
     }
 
-    /// Nothing where the frame may no longer be passed on.
+    /// Returns nothing if the frame may no longer be passed on.
     async fn pass_on_now(self: &Rc<Self>, job: &Job) -> Option<Result<(), &'static str>> {
         if job.underway.is_revoked() || open_socket::attachment(&job.ws).is_none_or(|it| it.closed) {
             return None;
@@ -112,7 +112,7 @@ impl Session {
         Some(passed.unwrap_or(Err("the recipient's relay session does not answer")))
     }
 
-    /// Everything is asked anew at each try: a pair may end in between.
+    /// Everything is asked again at each attempt, because a pair may end in between.
     async fn check_and_deliver(self: &Rc<Self>, job: &Job) -> Result<(), &'static str> {
         let app = self.app().map_err(|_| "the proxy's settings are not valid")?;
         let mut pauses = AGAIN_AFTER_MS.into_iter();
@@ -170,7 +170,7 @@ impl Awake {
         Ok(admitted)
     }
 
-    /// Answers on the very socket the frame came in on, as long as that is open.
+    /// Answers on the socket on which the frame came in, as long as that is open.
     pub(super) fn answer_enqueue(
         &mut self,
         ws: &WebSocket,
@@ -213,7 +213,7 @@ async fn may_pass(app: &App, job: &Job) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Membership of both, of the registry (docs/wire.md §5).
+/// Asks the registry whether both are members (docs/wire.md §5.3).
 async fn both_members(
     app: &App,
     group: &GroupId,
@@ -232,7 +232,7 @@ async fn both_members(
     Ok(())
 }
 
-/// Bytes of the `deliver` frame this becomes. Its id and time have one length, whatever they will be.
+/// The size of the `deliver` frame that this becomes. Its id and time always have the same length.
 fn frame_len(job: &Job, app: &App) -> usize {
     let enqueue = &job.enqueue;
     let frame = Deliver {

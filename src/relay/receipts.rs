@@ -33,11 +33,11 @@ use crate::protocol::frame;
 use crate::protocol::ids::Ulid;
 use crate::protocol::receipt::ReceiptStatus;
 
-/// Receipts taken out of the outbox at a time.
+/// How many receipts are taken out of the outbox at a time.
 const BATCH: u32 = 100;
-/// Receipts read at a time to be pushed.
+/// How many receipts are read at a time to be pushed.
 const MAX_PUSHED: u32 = 100;
-/// Pauses before a receipt that was not taken is tried again: doubling, up to the limit.
+/// The pause before a receipt that was not taken is tried again. It doubles up to the limit.
 const RETRY_MS: u64 = 1_000;
 const MAX_RETRY_MS: u64 = 60_000;
 
@@ -100,7 +100,7 @@ impl Session {
         })
     }
 
-    /// Tells the senders' sessions what is in the outbox, until nothing is due. One at a time runs.
+    /// Tells the senders' sessions what is in the outbox, until nothing is due. Only one runs at a time.
     pub async fn empty_outbox(self: Rc<Self>) -> Result<(), Failure> {
         if self.emptying_outbox.replace(true) {
             return Ok(());
@@ -137,7 +137,7 @@ impl Session {
         }
     }
 
-    /// Whether a sender's session took these.
+    /// Tells a sender's session these receipts. Returns whether it took them.
     async fn tell(self: &Rc<Self>, agent: &AgentDid, sender: &AgentDid, rows: &[OutboxRow]) -> bool {
         let receipts = rows.iter().map(|row| row.receipt.clone()).collect();
         let call = PushReceiptsCall {
@@ -157,7 +157,7 @@ impl Session {
 }
 
 impl Awake {
-    /// Pushes receipts that this socket has not seen yet, and asks for a sign that they have arrived.
+    /// Pushes the receipts that this socket has not been sent yet, followed by a heartbeat that shows when they have arrived.
     pub(super) fn push_receipts(&mut self, moment: &Moment) -> Result<(), Failure> {
         while let Some(socket) = &self.socket {
             let pushed_through = socket.it.pushed_through;
@@ -193,7 +193,7 @@ impl Awake {
         self.probe(moment)
     }
 
-    /// A heartbeat after the receipts, where none is on its way already.
+    /// Sends a heartbeat after the receipts, unless one is under way.
     fn probe(&mut self, moment: &Moment) -> Result<(), Failure> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let through = socket.it.pushed_through;
@@ -206,7 +206,7 @@ impl Awake {
             .map(|_| ())
     }
 
-    /// A heartbeat of ours was answered: what was pushed before it has arrived.
+    /// One of our heartbeats was answered, so what was pushed before it has arrived.
     pub(super) fn probe_answered(&mut self, id: Ulid, moment: &Moment) -> Result<(), Failure> {
         let probe = self.socket.as_ref().and_then(|socket| socket.it.probe);
         let Some(probe) = probe.filter(|probe| probe.id == id) else {
@@ -255,7 +255,7 @@ impl Awake {
         self.put_outcome(&identity, outcome::state_of(call.status), reason, moment)
     }
 
-    /// A message of ours was given up: an operator's line, and a receipt.
+    /// A message was given up: writes a log line and a receipt.
     pub(super) fn tell_dead_letter(
         &mut self,
         identity: &Identity,

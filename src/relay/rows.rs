@@ -5,7 +5,7 @@ use crate::core::relay_queue::{Mark, StoredRow, Trouble};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
 
-/// What names a message and tells it from others, as long as it is live and after.
+/// What identifies a message while it is live and afterwards.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Its request's id.
@@ -14,18 +14,18 @@ pub struct Identity {
     pub sender: AgentDid,
     /// The `deliver` frame's id.
     pub deliver_id: Ulid,
-    /// `calls::hash_of` its payload; not known of what an older version stored.
+    /// `calls::hash_of` its payload; unknown for what an older version stored.
     pub hash: Option<String>,
 }
 
 impl Identity {
-    /// The frame's id as it is stored: only where it is not the request's.
+    /// The frame's id as it is stored: only if it is not the request's.
     pub(super) fn stored_deliver_id(&self) -> Option<String> {
         let same = self.request_id.as_ulid() == Some(self.deliver_id);
         (!same).then(|| self.deliver_id.to_string())
     }
 
-    /// Whether a message with this content is this one. What an older version stored is believed to be.
+    /// Whether a message with this content is this one. Of what an older version stored this is assumed.
     pub fn is_of(&self, hash: &str) -> bool {
         self.hash.as_deref().is_none_or(|own| own == hash)
     }
@@ -35,7 +35,7 @@ impl Identity {
 pub struct NewMail<'a> {
     /// Its number.
     pub seq: u64,
-    /// What names it.
+    /// What identifies it.
     pub identity: &'a Identity,
     /// Unix milliseconds.
     pub created_at_ms: u64,
@@ -51,13 +51,13 @@ pub struct NewMail<'a> {
     pub conversation_id: Option<&'a str>,
     /// Fields of the frame.
     pub reply_to: Option<&'a str>,
-    /// What its sender was admitted with.
+    /// What its sender was admitted under.
     pub authority: Authority,
     /// The JSON text.
     pub payload: &'a str,
 }
 
-/// What a message was accepted under; asked about again before it is sent (docs/design.md §5).
+/// The authority under which a message was accepted. It is checked again before the message is sent (docs/design.md §5.4).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authority {
     /// The sender's token.
@@ -68,32 +68,32 @@ pub struct Authority {
     pub pair_id: Option<String>,
 }
 
-/// A live message at a wake.
+/// A live message as it is read when the object wakes.
 pub struct LiveMail {
-    /// What the queue needs of it.
+    /// What the queue needs to know.
     pub row: StoredRow,
-    /// What names it.
+    /// What identifies it.
     pub identity: Identity,
 }
 
-/// What is kept of any message.
+/// What is kept of every message, live or not.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// What names it.
+    /// What identifies it.
     pub identity: Identity,
     /// Its number, while it is live.
     pub live: Option<u64>,
-    /// Where it is.
+    /// Its state.
     pub state: DeliveryState,
-    /// Why, where it was dead-lettered.
+    /// Why it was dead-lettered, if it was.
     pub reason: Option<String>,
-    /// Unix milliseconds; until then this is kept.
+    /// Until when this is kept, Unix milliseconds.
     pub expires_at_ms: u64,
-    /// Unix milliseconds of the last change of state.
+    /// When its state last changed, Unix milliseconds.
     pub status_updated_at_ms: u64,
 }
 
-/// What goes into a `deliver` frame, beside what names it.
+/// What goes into a `deliver` frame, beside its identifiers.
 pub struct Outgoing {
     /// The JSON text.
     pub payload: String,
@@ -135,7 +135,7 @@ pub(super) fn stored_mark(mark: Mark) -> Option<&'static str> {
     }
 }
 
-/// A mark of a later version says at least that the message is not settled.
+/// A value that a later version wrote says at least that the message is not settled.
 pub(super) fn read_trouble(mark: Option<&str>, cuts: u32, breaks: u32) -> Trouble {
     let mark = match mark {
         None => Mark::None,

@@ -25,33 +25,33 @@ use super::turns::Turns;
 use crate::app::App;
 use crate::clock;
 
-/// The object, apart from its platform's methods.
+/// The object, apart from the platform's methods.
 pub struct Session {
     pub(super) state: State,
     env: Env,
     awake: RefCell<Option<Awake>>,
     alarm: Rc<Alarm>,
-    /// What a revocation must find though it is not an open socket.
+    /// What a revocation must find although it is not an open socket.
     pub(super) underway: RefCell<Vec<Weak<Underway>>>,
     /// The order of `enqueue` frames.
     pub(super) turns: RefCell<Turns>,
-    /// Receipts are being sent.
+    /// Whether receipts are being sent.
     pub(super) emptying_outbox: Cell<bool>,
-    /// What came while nothing was stored here yet, and is not worth storing for itself.
+    /// What arrived while nothing was stored here yet, and is not worth storing by itself.
     pub(super) unstored: Unstored,
 }
 
-/// See `Session::unstored`. Lost in an eviction: the first delivery asks the agent's trust object.
+/// See `Session::unstored`. An eviction loses it; the first delivery then asks the agent's trust object.
 #[derive(Default)]
 pub(super) struct Unstored {
-    /// The agent was revoked.
+    /// Whether the agent was revoked.
     pub(super) revoked: Cell<bool>,
     /// How often its revocation was lifted.
     pub(super) lifts: Cell<u64>,
 }
 
 impl Session {
-    /// Nothing is read before it is needed.
+    /// Reads nothing before it is needed.
     pub fn new(state: State, env: Env) -> Self {
         Self {
             alarm: Rc::new(Alarm::new(state.storage())),
@@ -65,7 +65,7 @@ impl Session {
         }
     }
 
-    /// One synchronous step.
+    /// Runs one synchronous step.
     pub fn step<R>(
         self: &Rc<Self>,
         act: impl FnOnce(&mut Awake, &Moment) -> Result<R, Failure>,
@@ -121,10 +121,10 @@ impl Session {
         Ok((awake, result))
     }
 
-    /// The alarm fired: whatever is due, a step does, and sets the next alarm.
+    /// The alarm fired. A step does whatever is due and sets the next alarm.
     ///
     /// # Errors
-    /// Not even that could be set: the platform is to call again.
+    /// Not even the next alarm could be set, so the platform must call again.
     pub async fn alarm(self: &Rc<Self>) -> Result<(), Failure> {
         self.alarm.fired();
         if let Err(error) = self.step(|_, _| Ok(())) {
@@ -134,7 +134,7 @@ impl Session {
         Ok(())
     }
 
-    /// Nothing was ever stored here: who only asks must not make it so, for anyone may ask about anyone.
+    /// Whether nothing was ever stored here. Read-only calls must not create storage: any caller can query any agent.
     pub fn is_unused(&self) -> Result<bool, Failure> {
         let is_awake = self.awake.try_borrow().is_ok_and(|awake| awake.is_some());
         Ok(!is_awake && !Tables::exist(&self.state.storage().sql())?)
@@ -154,7 +154,7 @@ impl Session {
         App::new(self.env.clone(), None).map_err(|_| Failure::new("the settings are not valid"))
     }
 
-    /// Every socket that is open. At most one is, but for a step that failed.
+    /// Every socket that is open. There is at most one, except after a step that failed.
     pub(super) fn open_sockets(&self) -> impl Iterator<Item = OpenSocket> {
         self.state.get_websockets().into_iter().filter_map(|ws| {
             let it = open_socket::attachment(&ws)?;

@@ -60,7 +60,7 @@ impl Session {
         }
     }
 
-    /// Enters something that a revocation must find, for as long as what is returned is held.
+    /// Registers something that a revocation must find, for as long as the returned value is held.
     pub(super) fn begin(&self, jti: Ulid) -> Rc<Underway> {
         let one = Rc::new(Underway {
             jti,
@@ -119,7 +119,7 @@ impl Session {
         Ok(pair.client)
     }
 
-    /// A frame came in.
+    /// Handles a frame that came in.
     pub fn message(self: &Rc<Self>, ws: WebSocket, message: WebSocketIncomingMessage) -> Result<(), Failure> {
         let job = self.step(|awake, moment| {
             let Some(it) = attachment(&ws) else {
@@ -177,7 +177,7 @@ impl Session {
         Ok(())
     }
 
-    /// A socket ended, cleanly or not.
+    /// Handles the end of a socket, clean or not.
     pub fn closed(self: &Rc<Self>, ws: &WebSocket, code: u16) -> Result<(), Failure> {
         let ended = attachment(ws);
         self.step(|awake, moment| {
@@ -197,7 +197,7 @@ impl Session {
         Ok(())
     }
 
-    /// Closes what a revocation names; says how many sockets that were.
+    /// Closes the sockets that a revocation names, and returns how many.
     pub fn revoke(self: &Rc<Self>, agent: &AgentDid, which: &RevokedSockets) -> Result<u32, Failure> {
         let names = |jti: &Ulid| match which {
             RevokedSockets::Agent | RevokedSockets::Session => true,
@@ -262,7 +262,7 @@ impl Session {
 }
 
 impl Awake {
-    /// Sends a frame on the open socket. Where that fails the socket is gone.
+    /// Sends a frame on the open socket. If that fails, the socket is gone.
     pub(super) fn send(&mut self, text: &str, moment: &Moment) -> Result<bool, Failure> {
         let Some(socket) = &self.socket else {
             return Ok(false);
@@ -274,7 +274,7 @@ impl Awake {
         Ok(false)
     }
 
-    /// Silence, frames that nobody answers, the end of the token (docs/wire.md §6).
+    /// Closes a socket that is silent, that answers no frames, or whose token has expired (docs/wire.md §6.4).
     pub(super) fn look_after_socket(&mut self, moment: &Moment) -> Result<(), Failure> {
         let Some(socket) = &self.socket else { return Ok(()) };
         match socket.it.step(moment.now_ms) {
@@ -295,7 +295,7 @@ impl Awake {
         Ok(())
     }
 
-    /// The socket is gone: what was in flight on it waits for the next.
+    /// The socket is gone. What was in flight on it waits for the next one.
     fn socket_ended(&mut self, by: EndedBy, code: u16, reason: &str, moment: &Moment) -> Result<(), Failure> {
         self.let_socket_go(moment)?;
         let fields = json!({
@@ -319,7 +319,7 @@ impl Awake {
         Ok(socket)
     }
 
-    /// From a socket that was closed: an acceptance is true whenever it comes.
+    /// A frame from a socket that was closed: an acceptance counts whenever it comes.
     fn late_message(&mut self, text: Option<&str>, moment: &Moment) -> Result<(), Failure> {
         match text.map(frame::parse_inbound) {
             Some(Ok(InboundFrame::DeliverAck { ack_id, accepted, .. })) => {
@@ -345,7 +345,7 @@ impl Awake {
         self.apply(change, moment)
     }
 
-    /// What the open socket remembers, changed and written. A socket that cannot be written to is gone.
+    /// Changes what the open socket remembers, and writes it. A socket that cannot be written to is gone.
     pub(super) fn change_socket(
         &mut self,
         moment: &Moment,

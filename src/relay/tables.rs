@@ -20,7 +20,7 @@ use crate::core::relay_queue::{StoredRow, Trouble};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
 
-/// How long an outcome is kept at least.
+/// The least time for which an outcome is kept.
 const MIN_KEEP_MS: u64 = 24 * 3_600_000;
 
 /// The session's tables.
@@ -33,7 +33,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The tables, made where they are not there yet. What an older version left is taken over.
+    /// Opens the tables and creates those that do not exist. What an older version left is taken over.
     pub fn open(sql: SqlStorage, ttl_ms: u64, now_ms: u64) -> Result<Self, Failure> {
         sql.exec(schema::SCHEMA, None)?;
         let mut tables = Self {
@@ -64,7 +64,7 @@ impl Tables {
         Ok(!sql.exec(query, None)?.to_array::<serde_json::Value>()?.is_empty())
     }
 
-    /// A value that outlives everything.
+    /// A value that outlives every eviction.
     pub fn meta(&self, key: &str) -> Result<Option<String>, Failure> {
         #[derive(Deserialize)]
         struct Row {
@@ -74,7 +74,7 @@ impl Tables {
         Ok(rows.into_iter().next().map(|row| row.value))
     }
 
-    /// Sets one, or takes it away.
+    /// Sets or removes one.
     pub fn set_meta(&self, key: &str, value: Option<&str>) -> Result<(), Failure> {
         match value {
             Some(value) => {
@@ -85,7 +85,7 @@ impl Tables {
         }
     }
 
-    /// Every live message, oldest first. Payloads are not read.
+    /// Every live message, oldest first, without the payloads.
     pub fn live(&self) -> Result<Vec<LiveMail>, Failure> {
         #[derive(Deserialize)]
         struct Row {
@@ -160,7 +160,7 @@ impl Tables {
         self.run(query, values)
     }
 
-    /// What is to be sent of a live message.
+    /// What a live message's frame needs.
     pub fn outgoing(&self, seq: u64) -> Result<Option<Outgoing>, Failure> {
         #[derive(Deserialize)]
         struct Row {
@@ -183,14 +183,14 @@ impl Tables {
         }))
     }
 
-    /// Writes that a message was refused.
+    /// Records that a message was refused.
     pub fn requeue(&self, seq: u64, attempts: u32, due_at_ms: u64) -> Result<(), Failure> {
         let query =
             "UPDATE mail SET attempts = ?, due_at_ms = ?, mark = NULL, cuts = 0, breaks = 0 WHERE seq = ?";
         self.run(query, vec![int(attempts.into()), int(due_at_ms), int(seq)])
     }
 
-    /// Writes what a broken connection says about a message.
+    /// Records what a broken connection says about a message.
     pub fn cut(&self, seq: u64, trouble: Trouble) -> Result<(), Failure> {
         let query = "UPDATE mail SET mark = ?, cuts = ?, breaks = ? WHERE seq = ?";
         let values = vec![
@@ -202,12 +202,12 @@ impl Tables {
         self.run(query, values)
     }
 
-    /// A message is live no more.
+    /// Deletes a message that is no longer live.
     pub fn remove(&self, seq: u64) -> Result<(), Failure> {
         self.run("DELETE FROM mail WHERE seq = ?", vec![int(seq)])
     }
 
-    /// Writes an outcome. One that is there already is changed where it is.
+    /// Writes an outcome. If there is one already, it is changed in its table.
     pub fn put_outcome(
         &mut self,
         identity: &Identity,
@@ -245,7 +245,7 @@ impl Tables {
         Ok(found.map(|(_, kept)| kept))
     }
 
-    /// The outcome of the message whose `deliver` frame has this id, where that is not its request's.
+    /// The outcome of the message whose `deliver` frame has this id, if that is not its request's id.
     pub fn outcome_of_frame(&self, sender: &AgentDid, id: &MessageId) -> Result<Option<Kept>, Failure> {
         let condition = "deliver_id = ? AND sender_did = ?";
         let found = self.find_outcome(condition, &[id.as_str(), sender.as_str()])?;
@@ -259,7 +259,7 @@ impl Tables {
             || self.find_outcome("deliver_id = ?", &[&id])?.is_some())
     }
 
-    /// Drops the outcomes that were kept for long enough, and says when to come again.
+    /// Drops the outcomes that were kept for long enough, and returns when to do it again.
     pub fn sweep_outcomes(&mut self, now_ms: u64) -> Result<Option<u64>, Failure> {
         while let Some(due_ms) = self.outcomes_due_ms() {
             if due_ms > now_ms {
@@ -272,8 +272,8 @@ impl Tables {
         Ok(None)
     }
 
-    /// When the oldest outcomes may go: nothing is written to a table once the next has begun, or half of `keep_ms` has
-    /// passed.
+    /// When the oldest outcomes may be dropped. Nothing is written to a table once the next one has begun, or half of
+    /// `keep_ms` has passed.
     pub fn outcomes_due_ms(&self) -> Option<u64> {
         let first_ms = *self.outcomes.first()?;
         let over_ms = first_ms.saturating_add(self.keep_ms / 2);
@@ -286,8 +286,8 @@ impl Tables {
         self.sql.database_size() as u64
     }
 
-    /// The table that outcomes of this moment go to, made where it is not there yet. One that begins in the future (a
-    /// clock stood ahead) is left to its time.
+    /// The table for outcomes of this moment, which is created if it does not exist. A table that begins in the future (a
+    /// clock was ahead) is left until its time.
     fn current_outcomes(&mut self, now_ms: u64) -> Result<u64, Failure> {
         let last = self
             .outcomes
@@ -365,14 +365,14 @@ impl Tables {
     }
 }
 
-/// A message whose frame has the request's id stores none of its own.
+/// A message whose frame has the request's id does not store another.
 fn frame_id(stored: Option<Ulid>, request_id: &MessageId) -> Result<Ulid, Failure> {
     stored
         .or_else(|| request_id.as_ulid())
         .ok_or_else(|| Failure::new("a message without a frame id"))
 }
 
-/// A number of ours as SQL takes it: times and counts, far below 2^53.
+/// One of our numbers as SQL takes it: times and counts, far below 2^53.
 pub(super) fn int(value: u64) -> SqlStorageValue {
     SqlStorageValue::Integer(i64::try_from(value).unwrap_or(i64::MAX))
 }
