@@ -1,5 +1,5 @@
-// What no proxy can do without, and nothing else: the floor that the proxy's cost is held against. A request's two
-// signatures, a row written in one object for its nonce, a row written in another for its message.
+// The least that any proxy must do, and nothing else: the floor that the proxy's cost is compared with. It verifies
+// a request's two signatures, writes a row for the nonce in one object, and a row for the message in another.
 import { DurableObject } from "cloudflare:workers";
 
 export class Rows extends DurableObject {

@@ -1,5 +1,6 @@
-// `npm run bench`: what the proxy costs, as ratios within one run, and how fast the kill switch is. Arguments choose among
-// the parts by name. Nothing here passes or fails: a shared machine is no judge. Linux (it reads /proc).
+// `npm run bench`: what the proxy costs, as ratios within one run, and how fast the kill switch is. Arguments choose
+// among the parts by name. Nothing here passes or fails, because a shared machine cannot judge. It needs Linux (it
+// reads /proc).
 import { setup } from "../scripts/setup.mjs";
 import { build } from "../scripts/build.mjs";
 

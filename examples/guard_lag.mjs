@@ -1,11 +1,11 @@
-// How long a revocation, and its lift, take to a guard: the real proxy on the local runtime, the real stream, the
-// example sidecar as a program of its own, and a connector of nobody's concern that acknowledges nothing.
+// How soon a guard knows of a revocation and of its lift: the real proxy on the local runtime, the real stream, the
+// example sidecar as a program of its own, and an unrelated connector that acknowledges nothing.
 //
 //   npm run build && cargo build --release -p clawdentity-guard --example sidecar
 //   node examples/guard_lag.mjs target/release/examples/sidecar [runs]
 //
-// Prints p50 and worst, from the event on the queue to the first 401 of the sidecar and from the operator's order to its
-// first 204; ends with 1 where one took over a second.
+// Prints the median and the worst time, from the event on the queue to the sidecar's first 401, and from the
+// operator's order to its first 204. Exits with 1 if one took over a second.
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 

@@ -1,9 +1,9 @@
 // The Worker's main module: what the runtime sees, and nothing else. Every handler goes straight to Rust.
 //
-// It also keeps the promise that a panic hurts nobody's next call. A Rust panic ends the wasm instance with all that
-// was in flight in it; wasm-bindgen starts a new one on the next call (`worker` asks it to). What was in flight would
-// then never settle, and a caller of a Durable Object would hang: so each call is remembered here until it settles,
-// and all of them fail at once when the instance goes.
+// It also ensures that a panic hurts no later call. A Rust panic ends the wasm instance with everything that was in
+// flight in it, and wasm-bindgen starts a new one with the next call (`worker` asks it to). What was in flight would
+// then never settle, and a caller of a Durable Object would hang. So each call is remembered here until it settles,
+// and all of them fail at once when the instance ends.
 import { DurableObject } from "cloudflare:workers";
 import * as wasm from "./index.js";
 

@@ -1,7 +1,7 @@
 // Builds the Worker: cargo -> wasm-bindgen (xtask) -> wasm-opt -> esbuild => build/index.js and build/index_bg.wasm.
 //
-// Everything is pinned by Cargo.lock and package-lock.json, and fetched by cargo and npm alone. cargo decides itself what
-// is up to date; the steps after it are skipped while none of their inputs has changed (build/.inputs).
+// Everything is pinned by Cargo.lock and package-lock.json and fetched by cargo and npm only. Cargo decides by
+// itself what is up to date. The steps after it are skipped while none of their inputs has changed (build/.inputs).
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";

@@ -1,7 +1,8 @@
-// What the other commands need before they can run: Node, Rust with the wasm target, a C linker, the npm packages, free
-// ports. Installs what it may, says so, and ends the process with one clear line where it may not.
+// Checks what the other commands need before they can run: Node, Rust with the wasm target, a C linker, the npm
+// packages, and free ports. It installs what it may, says so, and ends the process with one clear line where it may
+// not.
 //
-// It imports nothing but Node itself, so that it runs on a fresh clone. When everything is there it takes a moment.
+// It imports nothing but Node itself, so it runs on a fresh clone. When everything is there, it takes a moment.
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";

@@ -1,6 +1,6 @@
-// `npm start`: everything from a fresh clone to a running proxy. Sets up, builds, applies the migrations, and serves the
-// proxy and the development registry from one process, because only workers of one runtime share a queue. What they
-// store lives in .local/state and outlives a restart.
+// `npm start`: everything from a fresh clone to a running proxy. It sets up, builds, applies the migrations, and
+// serves the proxy and the development registry from one process, because only workers of one runtime share a queue.
+// What they store is in .local/state and outlives a restart.
 import { join } from "node:path";
 
 import { build } from "./build.mjs";

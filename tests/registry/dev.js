@@ -1,5 +1,5 @@
-// The routes under /dev/: what a person at the real registry does by other means, and what only a test does.
-// Every one is a POST with a JSON body (but /dev/events) and answers JSON; each handler's comment shows its body.
+// The routes under /dev/: what a person does at the real registry by other means, and what only a test does. Each is
+// a POST with a JSON body (except /dev/events) and answers with JSON; each handler's comment shows its body.
 
 import { DEPENDENCIES, MODES } from "./faults.js";
 import { base64url, newSigningKey, sign, signTexts, ulid } from "./tokens.js";

@@ -1,4 +1,4 @@
-// Fault knobs: how a dependency misbehaves until it is told to stop.
+// Faults: how a dependency misbehaves until it is told to stop.
 
 export const DEPENDENCIES = ["keys", "crl", "validate", "ownership", "membership"];
 

@@ -1,10 +1,10 @@
-// The development registry: a stand-in for the real one, FOR DEVELOPMENT AND TESTS ONLY. It gives an identity to whoever
-// asks, has no passwords, and does harm on request. It is deployed nowhere: `npm start` and the tests run it beside the
-// proxy.
+// The development registry: a stand-in for the real one, FOR DEVELOPMENT AND TESTS ONLY. It gives an identity to
+// anyone who asks, has no passwords, and misbehaves on request. It is deployed nowhere: `npm start` and the tests
+// run it beside the proxy.
 //
-// It serves what docs/wire.md §4 says a registry serves, under the faults it is told to have, and the routes under /dev/
-// (dev.js). One object holds everything, on disk where the runtime keeps a disk. Its issuer is the setting ISSUER, else
-// the origin it is asked at.
+// It serves what a registry serves according to docs/wire.md §4, under the faults that it is told to have, and the
+// routes under /dev/ (dev.js). One object holds everything, on disk where the runtime keeps a disk. Its issuer is
+// the setting ISSUER, otherwise the origin at which it is asked.
 import { DurableObject } from "cloudflare:workers";
 
 import { BadRequest, DEV } from "./dev.js";

@@ -1,4 +1,4 @@
-// Keys, identifiers and signed tokens, as docs/wire.md §1, §2 and §4 spell them.
+// Keys, identifiers and signed tokens, in the forms of docs/wire.md §1, §2 and §4.
 
 const ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const encoder = new TextEncoder();

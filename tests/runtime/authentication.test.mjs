@@ -1,5 +1,5 @@
-// Who is let in, and what everybody else is told: the AIT, the proof of possession, known agents, access tokens, the
-// per-agent limit. One fault at a time, each with its code. docs/wire.md §2, §3, §5, §8.
+// Who is admitted, and what everybody else is told: the AIT, the proof of possession, known agents, access tokens,
+// and the limit for each agent. One fault at a time, each with its code. docs/wire.md §2, §3, §5, §8.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { request as httpRequest } from "node:http";

@@ -1,5 +1,5 @@
-// A body is read once the headers are proven, and not before; then whole, within its time, and as its hash declares it.
-// docs/design.md §2, step 3.
+// A body is read only once the headers are proven, and then completely, within its time, and against its declared
+// hash. docs/design.md §2, step 3.
 import assert from "node:assert/strict";
 import { request as open } from "node:http";
 import { after, before, test } from "node:test";

@@ -1,4 +1,4 @@
-// The development registry by itself: the other tests rest on it.
+// The development registry by itself. The other tests rely on it.
 import assert from "node:assert/strict";
 import { createPublicKey, verify } from "node:crypto";
 import { after, before, test } from "node:test";

@@ -1,5 +1,5 @@
-// What holds for every request before it is anybody's: health, time, request ids, the envelope, 404, 405, 413, the
-// per-IP limit, and a fault in the settings. docs/wire.md §5, §8, §9.
+// What holds for every request: health, time, request ids, the form of errors, 404, 405, 413, the per-address limit,
+// and faults in the settings. docs/wire.md §5, §8, §9.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

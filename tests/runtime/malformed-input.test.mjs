@@ -1,6 +1,6 @@
-// Bad input of every kind to every door: a documented answer, never a 500, and the next honest request is served. What
-// is sent is random but the same each time; GARBAGE_SEED=<number> sends something else. (A panic in any log fails the
-// run: see the harness.)
+// Bad input of every kind on every route and socket: it gets a documented answer and never a 500, and the next
+// honest request is served. The input is random but the same in each run; GARBAGE_SEED=<number> sends other input. A
+// panic in any log fails the run (see the harness).
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { after, before, test } from "node:test";

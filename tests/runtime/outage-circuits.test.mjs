@@ -1,12 +1,12 @@
 // A registry that fails is left alone: docs/design.md §1 and §4. One story, on one clock that the test moves:
-//   1. 50 agents are paired; nobody was ever validated, and nothing that is cached lives for longer than a moment
-//   2. everything answers 500: the signing keys' circuit opens, and nothing else is asked
-//   3. the keys are back: the CRL's and the access validation's circuits open
-//   4. pairs are started: identity's circuit opens
-//   5. a pause later, and again: one probe each, whatever the crowd
+//   1. 50 agents are paired; none was ever validated, and nothing that is cached lives for longer than a moment
+//   2. everything answers 500: the circuit of the signing keys opens, and nothing else is asked
+//   3. the keys are back: the circuits of the CRL and of access validation open
+//   4. pairs are started: the circuit of identity opens
+//   5. a pause later, and again: one probe each, however many requests there are
 //   6. the registry is back: one probe each closes them, and everybody is served
 //   7. a Retry-After lengthens the pause
-//   8. made-up access tokens open nothing for others
+//   8. made-up access tokens open no circuit for others
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

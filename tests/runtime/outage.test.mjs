@@ -1,5 +1,5 @@
-// The registry is down or slow, D1 is down, a clock is off: known agents do not notice, unknown ones are told when to
-// come back. docs/design.md §1 and §4. What a failing registry is asked is in outage-circuits.test.mjs.
+// The registry is down or slow, D1 is down, or a clock is off: known agents do not notice, and unknown ones are told
+// when to come back. docs/design.md §1 and §4. What a failing registry is asked is in outage-circuits.test.mjs.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

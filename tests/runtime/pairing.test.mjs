@@ -1,4 +1,4 @@
-// Pairing, start to end: shapes, every refusal, single use, and what a pair is good for. docs/wire.md §5.
+// Pairing from start to end: the shapes, every refusal, single use, and what a pair allows. docs/wire.md §5.5.
 import assert from "node:assert/strict";
 import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import { after, before, test } from "node:test";

@@ -1,5 +1,5 @@
-// The operator's command as it is run: the program itself, against the real worker. What it sends and says in every
-// single case is tested natively (src/proxyctl/tests.rs); here is that the proxy does what it says.
+// The operator's command, run as a program against the real worker. What it sends and prints in each case is tested
+// natively (crates/proxyctl/src/tests.rs). This test shows that the proxy does what the command asks for.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";

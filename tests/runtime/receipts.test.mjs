@@ -1,4 +1,4 @@
-// Delivery receipts: who may write one, who may read one, and how the sender hears of it. docs/wire.md §5, §6, §7.
+// Delivery receipts: who may write one, who may read one, and how the sender is told. docs/wire.md §5, §6, §7.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

@@ -1,4 +1,5 @@
-// What the queue lost, the CRL brings: within one run, in batches, past interruptions, within the platform's limits.
+// The CRL brings what the queue has lost: within one run, in batches, across interruptions, and within the
+// platform's limits.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

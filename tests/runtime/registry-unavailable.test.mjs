@@ -1,5 +1,5 @@
-// What a caller is told when the registry cannot be asked, and that the failure does not outlast it. docs/wire.md §8; how long
-// an answer is kept is docs/design.md §4.
+// What a caller is told when the registry cannot be asked, and that the failure does not outlast the outage.
+// docs/wire.md §8; how long an answer is kept is in docs/design.md §4.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

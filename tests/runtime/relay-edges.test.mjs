@@ -1,4 +1,4 @@
-// The relay's finer promises: ids that are never shared, outcomes that are repeated, mail that ends as dead letters.
+// The relay's finer promises: ids that are never shared, outcomes that are repeated, and mail that is dead-lettered.
 // docs/wire.md §5, §6.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";

@@ -1,5 +1,6 @@
-// Connections cut at any byte and runtimes killed at any moment: whatever was taken arrives, under one id, in order.
-// docs/design.md §1. MESSAGES, FAULTS and SEED make it longer, or repeat a run: 10,000 messages over 200 faults take minutes.
+// Connections are cut at any byte and runtimes killed at any moment: whatever was accepted arrives, under one id and
+// in order. docs/design.md §1. MESSAGES, FAULTS and SEED make it longer or repeat a run: 10,000 messages over 200
+// faults take minutes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

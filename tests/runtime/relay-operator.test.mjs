@@ -1,4 +1,4 @@
-// What an operator sees of one agent's session, and what sessions cost that only wait.
+// What an operator sees of one agent's session, and what a session costs that only waits.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

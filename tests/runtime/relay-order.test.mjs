@@ -1,5 +1,5 @@
-// The order in which queued mail goes out, whom a refusal holds up and whom not, and a queue whose owner is revoked.
-// docs/wire.md §6, docs/design.md §3.
+// The order in which queued mail goes out, whom a refusal holds up and whom it does not, and a queue whose owner is
+// revoked. docs/wire.md §6, docs/design.md §5.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

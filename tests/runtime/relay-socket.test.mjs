@@ -1,4 +1,4 @@
-// A connector's socket that says nothing, one whose token ends, and frames that only cost time. docs/wire.md §6, §8.
+// A connector's socket that is silent, one whose token expires, and frames that only cost time. docs/wire.md §6, §8.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

@@ -1,4 +1,4 @@
-// A relay session that dies at each step of its work, one after the other: the message arrives all the same, under one
+// A relay session dies at each step of its work, one after the other: the message arrives nevertheless, under one
 // id, and its sender can ask what became of it. docs/design.md §1.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";

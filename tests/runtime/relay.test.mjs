@@ -1,4 +1,5 @@
-// Messages on their way: the hook, the socket and its frames, the queue while nobody is connected. docs/wire.md §5, §6.
+// Messages on their way: the hook, the socket and its frames, and the queue while nobody is connected. docs/wire.md
+// §5, §6.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

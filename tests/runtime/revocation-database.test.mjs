@@ -1,4 +1,4 @@
-// Revocations while D1 hangs: each still stops its agent at once, none waits for another's row in the ledger, and every
+// Revocations while D1 hangs: each stops its agent at once, none waits for another's row in the ledger, and every
 // row is there when D1 is back.
 import assert from "node:assert/strict";
 import { test } from "node:test";

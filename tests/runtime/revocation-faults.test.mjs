@@ -1,6 +1,7 @@
-// A fault between any two steps of a revocation or a lift: the same work again leaves what it would have left at once.
-// A first, undisturbed run of each case tells how many calls it makes (to the agent's objects, the ledger, the feed);
-// then each of them is lost once before it was done and once after, the answer with it.
+// A fault between any two steps of a revocation or a lift: repeating the work leaves the same state as doing it
+// once. A first, undisturbed run of each case shows how many calls it makes (to the agent's objects, the ledger and
+// the feed). Then each of these calls is lost, once before it was carried out and once afterwards, together with its
+// answer.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

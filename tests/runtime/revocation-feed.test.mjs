@@ -1,4 +1,5 @@
-// The revocation feed: pages, deltas, 304; the bundle; the stream, which tells at once, resumes, and ends with its caller.
+// The revocation feed: its pages, changes and 304s; the bundle; and the stream, which delivers at once, resumes, and
+// ends when its caller is revoked.
 import assert from "node:assert/strict";
 import { gunzipSync } from "node:zlib";
 import { after, before, test } from "node:test";

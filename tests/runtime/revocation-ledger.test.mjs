@@ -1,5 +1,6 @@
-// The ledger behind the kill switch: one row for each thing revoked, whatever comes how often and in what order; that a
-// lost object is right from its first admission; and what an operator does with it.
+// The ledger behind the kill switch: it has one row for each thing that is revoked, however often and in whatever
+// order events come; an object that lost its storage is right from its first admission; and what an operator does
+// with the ledger.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

@@ -1,5 +1,5 @@
-// What an operator gives back: served again everywhere within 30 s, not taken again by the same event, and never at the
-// price of a revocation that stands.
+// What an operator lifts: it is served again everywhere within 30 s, is not revoked again by the same event, and
+// never lifts another revocation that is in force.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

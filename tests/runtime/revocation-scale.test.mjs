@@ -1,5 +1,5 @@
-// A hundred thousand revocations in the ledger, and as many in the CRL that the isolate holds: what is asked on a request's
-// way costs what it costs with none, and one more revocation is one entry of the feed.
+// A hundred thousand revocations in the ledger, and as many in the CRL that the isolate holds: a request costs what
+// it costs with none, and one more revocation is one entry of the feed.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

@@ -1,5 +1,5 @@
-// Who says that something is revoked: what an operator said first and the registry says as well is the registry's, and
-// needs `force` to be lifted, as it would in the other order. docs/wire.md §10.
+// Who revoked something: if the registry also revokes what an operator revoked, the row's source changes to the
+// registry. Lifting it then needs `force`, as it would in the other order. docs/wire.md §10.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

@@ -1,5 +1,5 @@
-// An event on the queue stops its agent, token or session: every form of docs/wire.md §7, what cannot be read, and how long
-// it takes. Also by the CRL alone, where the registry sends no event.
+// An event on the queue stops its agent, token or session: every form of docs/wire.md §7, what cannot be read, and
+// how long it takes. Also the CRL alone, where the registry sends no event.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

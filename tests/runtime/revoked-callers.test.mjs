@@ -1,6 +1,7 @@
 // Every route and every frame type, tried by a revoked caller. The routes are the router's own table
-// (tests/support/routes.json, which a native test of crates/core/src/router.rs keeps equal to it), the frame types those that the
-// protocol's own source reads and writes: one that is added without saying here what a revoked caller gets fails this test.
+// (tests/support/routes.json, which a native test of crates/core/src/router.rs keeps equal to it). The frame types
+// are those in the protocol's own source. A route or frame type that is added without saying here what a revoked
+// caller gets fails this test.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

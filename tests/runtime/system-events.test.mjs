@@ -1,4 +1,5 @@
-// The events that are delivered as messages, and the receipts queue: docs/wire.md §7. (The revocations have their own file.)
+// The events that are delivered as messages, and the receipts queue: docs/wire.md §7. Revocations have their own
+// files.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

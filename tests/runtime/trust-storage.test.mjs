@@ -1,5 +1,5 @@
-// The trust state and the D1 store when something around them is lost: an object's storage, D1 itself, a binding; and
-// what housekeeping sweeps.
+// The trust objects and D1 when something around them is lost: an object's storage, D1 itself, or a binding; and
+// what housekeeping deletes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 

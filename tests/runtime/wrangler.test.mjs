@@ -1,4 +1,5 @@
-// wrangler.toml against docs/wire.md §9: the names that existing deployments use, per environment. And the tools' own parts.
+// wrangler.toml against docs/wire.md §9: the names that existing deployments use in each environment. Also the parts
+// of the development tools.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";

@@ -1,5 +1,5 @@
-// An agent as a client of the proxy: it has keys and an AIT, signs its requests (docs/wire.md §3), and can be made to sign
-// them wrongly in one respect at a time.
+// An agent as a client of the proxy. It has keys and an AIT, signs its requests (docs/wire.md §3), and can be made
+// to sign them wrongly in one respect at a time.
 import { createHash, generateKeyPairSync, randomBytes, sign } from "node:crypto";
 
 import { RelaySocket } from "./socket.mjs";

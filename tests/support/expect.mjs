@@ -1,4 +1,4 @@
-// What docs/wire.md says of every answer, asserted in one place.
+// What docs/wire.md says about every answer, asserted in one place.
 import assert from "node:assert/strict";
 
 export const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/;

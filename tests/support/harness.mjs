@@ -1,5 +1,6 @@
-// One proxy with everything around it, on the real runtime: the built worker, the development registry it reaches by
-// every outbound fetch, the queues, D1, and a collector of dead letters. `start()` makes a World; see its methods.
+// One proxy with everything around it, on the real runtime: the built worker, the development registry, which all
+// outbound fetches reach, the queues, D1, and a collector of dead letters. `start()` makes a World; its methods say
+// what can be done with it.
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// A TCP line between clients and a proxy that can be cut at any byte, in either direction, and moved to another proxy.
+// A TCP line between clients and a proxy. It can be cut at any byte in either direction, and moved to another proxy.
 import { createServer, connect } from "node:net";
 
 export class Line {

@@ -1,7 +1,7 @@
-// The main module of the worker under test, where a test asks for it (`hooks: true`): the real one, and a way to do to
-// it what the platform does: move the clock, hurry its timers, evict an object, lose its storage, lose the database, lose
-// one call of one piece of work. It counts what goes to the trust objects and to the database. Never part of a deployed
-// build.
+// The main module of the worker under test, if a test asks for it (`hooks: true`). It is the real one with ways to
+// do what the platform can do: move the clock, speed up timers, evict an object, lose its storage, lose the
+// database, or lose one call of one piece of work. It counts the calls to the trust objects and to the database. It
+// is never part of a deployed build.
 import worker, * as built from "./index.js";
 
 const RealDate = Date;

@@ -1,4 +1,5 @@
-// The two who revoke: the registry by its events (docs/wire.md §7), an operator by the admin routes (§10).
+// The two sources of revocations: the registry by its events (docs/wire.md §7), and an operator by the operator's
+// routes (docs/wire.md §10).
 import { ulid } from "./socket.mjs";
 
 /** `ADMIN_TOKEN` of a world that has one. */

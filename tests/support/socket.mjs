@@ -1,4 +1,5 @@
-// A connector's side of a relay WebSocket: frames in order of arrival, waited for by what they are.
+// A connector's side of a relay WebSocket: frames in the order of their arrival, which a test waits for by what they
+// are.
 import { randomBytes } from "node:crypto";
 
 import WebSocket from "ws";

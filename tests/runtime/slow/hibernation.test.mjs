@@ -1,4 +1,5 @@
-// A session whose object the runtime has put to sleep under an open socket. That takes 12 s and no setting shortens it.
+// A session whose object the runtime has put to sleep under an open socket. That takes 12 s, and no setting shortens
+// it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
