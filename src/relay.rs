@@ -12,6 +12,7 @@ mod deliver;
 mod drain;
 mod enqueue;
 mod failure;
+mod look;
 mod object;
 mod open_socket;
 pub mod protocol;

@@ -35,6 +35,15 @@ pub async fn after_unknown_kid(app: &App, budget: &Budget) -> Result<Keys, Refus
     refreshed(app, budget).await.map_err(Refusal::from)
 }
 
+/// Whether this isolate holds keys that were asked for after `since_ms` and in which this `kid` is no longer active. Asks
+/// nobody.
+pub fn is_withdrawn(app: &App, kid: &str, since_ms: u64) -> bool {
+    state::with(app, |desks| {
+        let held = desks.keys.held();
+        held.is_some_and(|(keys, as_of_ms)| as_of_ms > since_ms && keys.active(kid).is_none())
+    })
+}
+
 pub(super) async fn held(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
     let mut decision = state::with(app, |desks| desks.keys.decide(false, app.now_ms()));
     if matches!(decision, KeysDecision::ReadDurable) {

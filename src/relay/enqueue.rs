@@ -18,7 +18,7 @@ use super::awake::{Awake, Moment};
 use super::client::{self, RelayError};
 use super::failure::Failure;
 use super::open_socket::{self, Underway};
-use super::protocol::{DeliverCall, RelayCall, RelayReply};
+use super::protocol::{DeliverCall, Delivery, RelayCall, RelayReply};
 use super::session::Session;
 use super::turns::Turn;
 use crate::app::App;
@@ -33,6 +33,10 @@ use crate::trust::store;
 
 /// How long a frame may take once its turn has come. Whoever is behind it waits no longer than this.
 const PASS_ON_TIMEOUT_MS: u64 = 20_000;
+/// A recipient with so many messages waiting is given a millisecond before the next frame; with twice as many, two.
+const DEPTH_PER_MS: u32 = 10;
+/// But no more than this.
+const LONGEST_PAUSE_MS: u64 = 50;
 /// Pauses before a session that failed is called again. Connectors take a refusal as final, and a session that has just
 /// died is back in a moment.
 const AGAIN_AFTER_MS: [u64; 4] = [50, 250, 1_000, 4_000];
@@ -120,7 +124,13 @@ impl Session {
             may_pass(&app, job).await?;
             let reply = self.deliver_to(&app, job).await;
             match (reply, pauses.next()) {
-                (Ok(RelayReply::Delivery(_)), _) => return Ok(()),
+                (Ok(RelayReply::Delivery(delivery)), _) => {
+                    let pause_ms = pause_ms_after(&delivery);
+                    if pause_ms > 0 {
+                        clock::sleep_ms(pause_ms).await;
+                    }
+                    return Ok(());
+                }
                 (Ok(RelayReply::QueueFull), _) => return Err("the recipient's queue is full"),
                 (Ok(RelayReply::RequestIdReused), _) => return Err("this id was given to another message"),
                 (Err(RelayError::Failed), Some(pause_ms)) => clock::sleep_ms(pause_ms).await,
@@ -189,6 +199,15 @@ impl Awake {
         let _ = ws.send_with_str(&text);
         Ok(())
     }
+}
+
+/// A burst goes on no faster than a connected recipient takes it: what would not fit into its queue would be refused, and
+/// connectors take that for final.
+fn pause_ms_after(delivery: &Delivery) -> u64 {
+    if delivery.connected_sockets == 0 {
+        return 0;
+    }
+    u64::from(delivery.queue_depth / DEPTH_PER_MS).min(LONGEST_PAUSE_MS)
 }
 
 /// Whether the frame may be passed on now: its size, the trust between the two, its token.

@@ -151,6 +151,10 @@ impl Session {
             let mut is_over_rate = false;
             awake.change_socket(moment, |it| {
                 it.last_seen_ms = moment.now_ms;
+                if it.look_is_due(moment.now_ms) {
+                    it.asked_at_ms = moment.now_ms;
+                    self.beside(self.clone().look_again(it.clone()));
+                }
                 is_over_rate = costs_us_time_alone && !it.idle.admit(IDLE_PER_MINUTE, moment.now_ms);
             })?;
             match frame {

@@ -262,6 +262,11 @@ impl<V: Clone> KeysDesk<V> {
         self.slot.as_of_ms()
     }
 
+    /// The keys held, however old, and when they were asked for.
+    pub fn held(&self) -> Option<(&V, u64)> {
+        Some((self.slot.last()?, self.slot.as_of_ms()?))
+    }
+
     /// The circuit, for its transitions and the status page.
     pub fn circuit(&mut self) -> &mut Circuit {
         &mut self.circuit
