@@ -72,7 +72,8 @@ function ensureWasmTarget() {
   if (added.status !== 0) fail(`the Rust target ${WASM_TARGET} cannot be installed: is there a network?`);
 }
 
-function ensurePackages() {
+/** The npm packages of package-lock.json. */
+export function ensurePackages() {
   const wanted = createHash("sha256").update(readFileSync(join(ROOT, "package-lock.json"))).digest("hex");
   if (existsSync(PACKAGES_STAMP) && readFileSync(PACKAGES_STAMP, "utf8") === wanted) return;
   say("installing the npm packages of package-lock.json");

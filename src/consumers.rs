@@ -5,8 +5,10 @@
 //! - A message ends in one of four ways (`Outcome`), which are decided in one place.
 //! - A message is recognised by its type and not by the queue through which it came, so a revocation is applied
 //!   wherever it turns up.
+//! - A message of a dead-letter queue is kept for a person (`dead_letters`).
 //! - Every effect is idempotent, because queues deliver at least once and in no order.
 
+pub mod dead_letters;
 mod events;
 mod message;
 mod receipts;
@@ -73,7 +75,15 @@ pub async fn serve(batch: worker_sys::MessageBatch, env: Env, ctx: Context) {
 }
 
 async fn work(app: &App, queue: &str, message: &QueueMessage) {
-    let outcome = match clock::within_ms(MESSAGE_TIMEOUT_MS, handle(app, message)).await {
+    if dead_letters::is_dead_letter_queue(queue) {
+        return dead_letters::keep(app, queue, message).await;
+    }
+    let outcome = match clock::within_ms(
+        MESSAGE_TIMEOUT_MS,
+        handle(app, &message.id(), message.attempts(), message.body().as_deref()),
+    )
+    .await
+    {
         Some(outcome) => outcome,
         None => Outcome::Again("it took too long".into()),
     };
@@ -114,15 +124,16 @@ async fn work(app: &App, queue: &str, message: &QueueMessage) {
     }
 }
 
-async fn handle(app: &App, message: &QueueMessage) -> Outcome {
-    let Some(body) = message.body() else {
+/// Works on a message: its id, how often it was tried, this time included, and its body where that is a string.
+async fn handle(app: &App, id: &str, attempts: u32, body: Option<&str>) -> Outcome {
+    let Some(body) = body else {
         return Outcome::Poison("the body is not a string".into());
     };
     let Ok(issuer) = app.config.registry.expected_issuer.authority() else {
         return Outcome::Again("the expected issuer's host name cannot be part of a DID".into());
     };
-    match parse_event(&body, &issuer) {
-        Ok(Event::AuthRevoked(event)) => events::revoked(app, message, &event).await,
+    match parse_event(body, &issuer) {
+        Ok(Event::AuthRevoked(event)) => events::revoked(app, id, attempts, &event).await,
         Ok(Event::AuthRefreshed(event)) => events::refreshed(app, &event).await,
         Ok(Event::PairAccepted(event)) => events::pair_accepted(app, &event).await,
         Ok(Event::GroupMemberJoined(event)) => events::group_member_joined(app, &event).await,

@@ -130,6 +130,10 @@ async fn dispatch(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Re
         Access::Open(OpenRoute::Health) => return health::handle(app),
         Access::Open(OpenRoute::Time) => return time::handle(app),
         Access::Admin(route) => return serve_admin(app, route, head, unread).await,
+        Access::Page(route) => {
+            let incoming = head.with_body(unread.read().await?);
+            return admin::page::handle(app, route, incoming).await;
+        }
         Access::Feed(route) => return serve_feed(app, route, head, unread).await,
         Access::Claw {
             route,
@@ -163,6 +167,10 @@ async fn serve_admin(app: &App, route: AdminRoute, head: Head, unread: Unread) -
         AdminRoute::Lift => admin::lift::handle(app, incoming).await,
         AdminRoute::Reconcile => admin::reconcile::handle(app).await,
         AdminRoute::Status => admin::status::handle(app, incoming).await,
+        AdminRoute::DeadLetters => admin::dead_letters::list(app, incoming).await,
+        AdminRoute::DeadLetter => admin::dead_letters::show(app, incoming).await,
+        AdminRoute::DeadLetterRetry => admin::dead_letters::retry(app, incoming).await,
+        AdminRoute::DeadLetterDrop => admin::dead_letters::drop_letter(app, incoming).await,
     }
 }
 

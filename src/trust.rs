@@ -8,7 +8,7 @@
 //! The decisions are made in `core::admission` and `core::trust`. These files ask and write.
 
 pub mod client;
-mod d1;
+pub mod d1;
 mod housekeeping;
 pub mod ledger;
 mod object;

@@ -7,7 +7,6 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::Outcome;
-use super::message::QueueMessage;
 use crate::app::App;
 use crate::core::admission::Changed;
 use crate::core::consume::Revocation;
@@ -46,12 +45,12 @@ impl From<Result<(), Again>> for Outcome {
 }
 
 /// `agent.auth.revoked`.
-pub async fn revoked(app: &App, message: &QueueMessage, event: &AuthRevoked) -> Outcome {
+pub async fn revoked(app: &App, message_id: &str, attempts: u32, event: &AuthRevoked) -> Outcome {
     let revocation = Revocation::of_event(event, app.now_ms());
     if event.bad_tokens {
         // What can be read of it is applied; the rest is for a person to see.
         let fields = json!({
-            "messageId": message.id(),
+            "messageId": message_id,
             "agentDid": revocation.agent.as_ref().map(AgentDid::as_str),
             "reason": "a token or an expiry that the revocation names cannot be read",
             "then": "the rest is applied",
@@ -62,7 +61,7 @@ pub async fn revoked(app: &App, message: &QueueMessage, event: &AuthRevoked) -> 
     let event_id = event
         .event_id
         .clone()
-        .unwrap_or_else(|| format!("message:{}", message.id()));
+        .unwrap_or_else(|| format!("message:{message_id}"));
     let order = Order {
         agent: revocation.agent,
         revoke_agent: revocation.revoke_agent,
@@ -73,7 +72,7 @@ pub async fn revoked(app: &App, message: &QueueMessage, event: &AuthRevoked) -> 
         event_id: Some(event_id),
         revoked_at_ms: revocation.revoked_at_ms,
         told_at_ms: event.event_at_ms,
-        ledger_within_ms: LEDGER_PATIENCE_MS.saturating_mul(message.attempts().max(1).into()),
+        ledger_within_ms: LEDGER_PATIENCE_MS.saturating_mul(attempts.max(1).into()),
     };
     match apply(app, &order).await {
         Ok(_) => Outcome::Done,

@@ -3,8 +3,10 @@
 //! They exist only if `ADMIN_TOKEN` is set, and are open to its bearer alone (`routes::sign_in`). The work is done in
 //! `revocation` and read from the ledger. These files parse the request and write the answer.
 
+pub mod dead_letters;
 pub mod lift;
 pub mod list;
+pub mod page;
 pub mod reconcile;
 pub mod revoke;
 pub mod status;

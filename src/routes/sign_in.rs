@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::config::Secret;
 use crate::core::sign_in::{SignInError, SignIns};
 use crate::error::ApiError;
-use crate::http::Head;
+use crate::http::{Head, Incoming};
 use crate::protocol::code;
 
 thread_local! {
@@ -22,16 +22,49 @@ thread_local! {
 /// # Errors
 /// 401, 429.
 pub fn check(app: &App, head: &Head, expected: &Secret) -> Result<(), ApiError> {
-    let address = head.header("cf-connecting-ip");
+    let who = Who {
+        address: head.header("cf-connecting-ip"),
+        request_id: head.request_id.as_str(),
+        path: head.target.path(),
+    };
+    check_of(app, who, head.header("authorization").as_deref(), expected)
+}
+
+/// The same for a token that came in a form, given as an `Authorization` header would have it.
+///
+/// # Errors
+/// 401, 429.
+pub fn check_presented(
+    app: &App,
+    incoming: &Incoming,
+    authorization: Option<&str>,
+    expected: &Secret,
+) -> Result<(), ApiError> {
+    let who = Who {
+        address: incoming.header("cf-connecting-ip"),
+        request_id: incoming.request_id.as_str(),
+        path: incoming.target.path(),
+    };
+    check_of(app, who, authorization, expected)
+}
+
+/// Who signs in, for the limit and the log.
+struct Who<'a> {
+    address: Option<String>,
+    request_id: &'a str,
+    path: &'a str,
+}
+
+fn check_of(app: &App, who: Who<'_>, authorization: Option<&str>, expected: &Secret) -> Result<(), ApiError> {
+    let address = who.address;
     let verdict = SIGN_INS.with_borrow_mut(|sign_ins| {
-        let authorization = head.header("authorization");
         let address = address.as_deref();
-        sign_ins.check(authorization.as_deref(), expected.expose(), address, app.now_ms())
+        sign_ins.check(authorization, expected.expose(), address, app.now_ms())
     });
     let Err(error) = verdict else { return Ok(()) };
     let fields = json!({
-        "requestId": head.request_id.as_str(),
-        "path": head.target.path(),
+        "requestId": who.request_id,
+        "path": who.path,
         "address": address.as_deref().unwrap_or("unknown"),
         "cause": format!("{error:?}"),
     });

@@ -88,7 +88,7 @@ test("the table says of every route what a revoked caller gets", () => {
   const claw = ROUTES.filter((route) => ["claw", "feed"].includes(route.access)).map(nameOf);
   assert.deepEqual(Object.keys(REQUESTS).sort(), claw.sort());
   assert.deepEqual(OPEN, ROUTES.filter((route) => route.access === "open").map(nameOf));
-  for (const route of ROUTES) assert.ok(["claw", "feed", "open", "admin"].includes(route.access), nameOf(route));
+  for (const route of ROUTES) assert.ok(["claw", "feed", "open", "admin", "page"].includes(route.access), nameOf(route));
 });
 
 test("in good standing every route serves; revoked, each refuses: as an agent, as a token, by the CRL", async () => {
@@ -114,7 +114,7 @@ test("in good standing every route serves; revoked, each refuses: as an agent, a
 test("an agent's identity opens no admin route, revoked or not", async () => {
   const honest = await world.agent();
   for (const route of ROUTES.filter((each) => each.access === "admin")) {
-    const path = route.path.replace("{seq}", "1");
+    const path = route.path.replace(/\{\w+\}/, "1");
     const body = route.method === "POST" ? {} : undefined;
     for (const caller of [honest, callers.agent]) {
       refused(await caller.call(route.method, path, { body }), 401, "PROXY_BEARER_REQUIRED");

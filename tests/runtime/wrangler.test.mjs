@@ -1,13 +1,13 @@
 // wrangler.toml against docs/wire.md §9: the names that existing deployments use in each environment. Also the parts
 // of the development tools.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { test } from "node:test";
 
 import { unstable_readConfig as readConfig } from "wrangler";
 
-import { splitStatements } from "../../scripts/local.mjs";
+import { localSecrets, splitStatements } from "../../scripts/local.mjs";
 import { ROOT } from "../../scripts/setup.mjs";
 
 const ENVIRONMENTS = [
@@ -39,7 +39,15 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
       { binding: "EVENTS_QUEUE", queue: `clawdentity-events${suffix}` },
       { binding: "RECEIPT_QUEUE", queue: `clawdentity-receipts${suffix}` },
     ]);
-    assert.deepEqual(config.queues.consumers, ["events", "receipts"].map((kind) => ({
+    const [consumers, letters] = [config.queues.consumers.slice(0, 2), config.queues.consumers.slice(2)];
+    assert.deepEqual(letters, ["events", "receipts"].map((kind) => ({
+      queue: `clawdentity-${kind}-dlq${suffix}`,
+      max_batch_size: 50,
+      max_batch_timeout: 0,
+      max_retries: 100,
+      retry_delay: 60,
+    })));
+    assert.deepEqual(consumers, ["events", "receipts"].map((kind) => ({
       queue: `clawdentity-${kind}${suffix}`,
       dead_letter_queue: `clawdentity-${kind}-dlq${suffix}`,
       max_batch_size: 50,
@@ -56,9 +64,39 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
 
 test("the local environment cannot be deployed: its build refuses, and its database id is no id", () => {
   const config = readConfig({ config: join(ROOT, "wrangler.toml") });
-  const build = (WRANGLER_COMMAND) => spawnSync("sh", ["-c", config.build.command], { env: { WRANGLER_COMMAND } }).status;
-  assert.deepEqual(["deploy", "versions upload", "dev"].map(build), [1, 1, 0]);
+  assert.equal(config.build.command, "node scripts/wrangler-dev.mjs");
+  const build = (WRANGLER_COMMAND) =>
+    spawnSync("sh", ["-c", config.build.command], { cwd: ROOT, env: { ...process.env, WRANGLER_COMMAND }, encoding: "utf8" });
+  for (const command of ["deploy", "versions upload"]) {
+    const { status, stderr } = build(command);
+    assert.equal(status, 1, command);
+    assert.match(stderr, /add --env dev, staging or production/);
+  }
   assert.doesNotMatch(config.d1_databases[0].database_id, /^[0-9a-f-]{36}$/);
+});
+
+test("npx wrangler dev works at once: it builds, migrates, and has the development settings", async (t) => {
+  const env = { ...process.env, BUILD_PROFILE: process.env.BUILD_PROFILE || "release", WRANGLER_SEND_METRICS: "false" };
+  const program = join(ROOT, "node_modules/wrangler/bin/wrangler.js");
+  const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0"];
+  const child = spawn(process.execPath, [program, ...args], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"], detached: true });
+  t.after(() => process.kill(-child.pid, "SIGKILL"));
+  let output = "";
+  const url = await new Promise((resolve, reject) => {
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (bytes) => {
+        output += bytes;
+        const ready = /Ready on (http:\S+)/.exec(output);
+        if (ready) resolve(ready[1]);
+      });
+    }
+    child.once("exit", () => reject(new Error(output)));
+  });
+  const health = await (await fetch(`${url}/health`)).json();
+  assert.equal(health.ready, true, output);
+  const authorization = `Bearer ${localSecrets().ADMIN_TOKEN}`;
+  const ledger = await fetch(`${url}/admin/v1/revocations`, { headers: { authorization } });
+  assert.equal(ledger.status, 200, `the tables are there: ${output}`);
 });
 
 test("a migration file is split into its statements", () => {

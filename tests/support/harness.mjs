@@ -1,6 +1,5 @@
 // One proxy with everything around it, on the real runtime: the built worker, the development registry, which all
-// outbound fetches reach, the queues, D1, and a collector of dead letters. `start()` makes a World; its methods say
-// what can be done with it.
+// outbound fetches reach, the queues and D1. `start()` makes a World; its methods say what can be done with it.
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -21,16 +20,6 @@ const SECOND = "proxy-in-a-second-isolate";
 // What hangs fails by this time; what is merely slow does not.
 const DEADLINE_MS = 25_000;
 const DIRECT = [{ host: "127.0.0.1", port: 0 }];
-
-// Queues whose messages nobody else takes, kept to be looked at.
-const DEAD_LETTERS = `
-const letters = [];
-export default {
-  fetch: () => Response.json(letters),
-  queue(batch) {
-    for (const { id, body } of batch.messages) letters.push({ queue: batch.queue, id, body });
-  },
-};`;
 
 // D1 for the tests themselves. Miniflare's own way in blocks on a thread for every prepared statement, and is not always
 // answered there.
@@ -111,9 +100,8 @@ export class World {
       outboundService: REGISTRY,
     });
     for (const name of Object.keys(proxy.bindings)) if (proxy.bindings[name] === undefined) delete proxy.bindings[name];
-    for (const queue of Object.values(proxy.queueConsumers)) Object.assign(queue, consumer);
+    for (const queue of Object.values(proxy.queueConsumers)) if (queue.deadLetterQueue) Object.assign(queue, consumer);
     const registry = registryWorker(proxy, { bindings: { ISSUER }, sockets: DIRECT });
-    const letterQueues = Object.values(proxy.queueConsumers).map((queue) => queue.deadLetterQueue);
     for (const kind of ["durableObjects", "d1Databases", "queueProducers"]) {
       for (const name of without) delete proxy[kind][name];
     }
@@ -131,14 +119,6 @@ export class World {
         ...(second
           ? [{ ...proxy, name: SECOND, durableObjects: Object.fromEntries(elsewhere), queueConsumers: {} }]
           : []),
-        {
-          name: "dead-letters",
-          compatibilityDate: proxy.compatibilityDate,
-          modules: true,
-          script: DEAD_LETTERS,
-          queueConsumers: Object.fromEntries(letterQueues.map((name) => [name, { maxBatchTimeout: 0 }])),
-          unsafeDirectSockets: DIRECT,
-        },
         {
           name: "database",
           compatibilityDate: proxy.compatibilityDate,
@@ -193,9 +173,9 @@ export class World {
     await producer.send(contentType === "text" && typeof body !== "string" ? JSON.stringify(body) : body, { contentType });
   }
 
+  /** What the proxy keeps of its dead-letter queues, oldest first. */
   async deadLetters() {
-    const url = await this.#miniflare.unsafeGetDirectURL("dead-letters");
-    return (await fetch(url)).json();
+    return (await this.db.prepare("SELECT * FROM dead_letters ORDER BY id").all()).results;
   }
 
   fault(dependency, mode, rest = {}) {

@@ -42,6 +42,26 @@ pub enum AdminRoute {
     Lift,
     Reconcile,
     Status,
+    DeadLetters,
+    DeadLetter,
+    DeadLetterRetry,
+    DeadLetterDrop,
+}
+
+/// The operator's page, for a browser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageRoute {
+    Overview,
+    Agent,
+    Letter,
+    AskLift,
+    Style,
+    SignIn,
+    SignOut,
+    Revoke,
+    Lift,
+    Reconcile,
+    LetterAction,
 }
 
 /// Whether the caller must be a known agent (step 6 of docs/design.md §2).
@@ -72,6 +92,9 @@ pub enum Access {
     Feed(FeedRoute),
     /// The bearer of `ADMIN_TOKEN`. Without that setting the route does not exist.
     Admin(AdminRoute),
+    /// A browser with the session of a bearer of `ADMIN_TOKEN`, or on its way to one. Without that setting the route does
+    /// not exist.
+    Page(PageRoute),
 }
 
 /// How large a body may be (docs/wire.md §8).
@@ -182,6 +205,21 @@ pub const ROUTES: &[RouteSpec] = &[
     row(Access::Admin(AdminRoute::Lift), "POST", "/admin/v1/revocations/{seq}/lift", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::Reconcile), "POST", "/admin/v1/reconcile", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::Status), "GET", "/admin/v1/status", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::DeadLetters), "GET", "/admin/v1/dead-letters", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::DeadLetter), "GET", "/admin/v1/dead-letters/{id}", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::DeadLetterRetry), "POST", "/admin/v1/dead-letters/{id}/retry", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::DeadLetterDrop), "POST", "/admin/v1/dead-letters/{id}/drop", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Overview), "GET", "/admin", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Agent), "GET", "/admin/agents", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Letter), "GET", "/admin/dead-letters", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::AskLift), "GET", "/admin/lift", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Style), "GET", "/admin/style.css", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::SignIn), "POST", "/admin/sign-in", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::SignOut), "POST", "/admin/sign-out", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Revoke), "POST", "/admin/revoke", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Lift), "POST", "/admin/lift", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::Reconcile), "POST", "/admin/reconcile", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::LetterAction), "POST", "/admin/dead-letters", &code::PROXY_ADMIN_INVALID_INPUT),
 ];
 
 /// What a method and a path come to.
@@ -195,7 +233,7 @@ pub enum Found {
 
 /// Looks a request up. `admin`: there is an `ADMIN_TOKEN`; without one its routes are not there, whatever the method.
 pub fn find(method: &str, path: &str, admin: bool) -> Found {
-    let exists = move |spec: &&RouteSpec| admin || !matches!(spec.access, Access::Admin(_));
+    let exists = move |spec: &&RouteSpec| admin || !matches!(spec.access, Access::Admin(_) | Access::Page(_));
     let at_path = || ROUTES.iter().filter(exists).filter(|spec| is_at(spec.path, path));
     if let Some(spec) = at_path().find(|spec| spec.method == method) {
         return Found::Row(spec);
@@ -231,6 +269,7 @@ mod tests {
             Access::Claw { route, .. } => (format!("{route:?}"), "claw"),
             Access::Feed(route) => (format!("Feed{route:?}"), "feed"),
             Access::Admin(route) => (format!("Admin{route:?}"), "admin"),
+            Access::Page(route) => (format!("Page{route:?}"), "page"),
         }
     }
 
@@ -265,10 +304,14 @@ mod tests {
     fn without_an_admin_token_its_routes_are_not_there() {
         for spec in ROUTES
             .iter()
-            .filter(|spec| matches!(spec.access, Access::Admin(_)))
+            .filter(|spec| matches!(spec.access, Access::Admin(_) | Access::Page(_)))
         {
             for method in [spec.method, "DELETE"] {
-                let found = find(method, &spec.path.replace("{seq}", "1"), false);
+                let found = find(
+                    method,
+                    &spec.path.replace("{seq}", "1").replace("{id}", "1"),
+                    false,
+                );
                 assert!(matches!(found, Found::Nothing), "{method} {}", spec.path);
             }
         }
@@ -339,7 +382,22 @@ mod tests {
             GET /admin/v1/revocations: admin
             POST /admin/v1/revocations/{seq}/lift: admin
             POST /admin/v1/reconcile: admin
-            GET /admin/v1/status: admin"#]]
+            GET /admin/v1/status: admin
+            GET /admin/v1/dead-letters: admin
+            GET /admin/v1/dead-letters/{id}: admin
+            POST /admin/v1/dead-letters/{id}/retry: admin
+            POST /admin/v1/dead-letters/{id}/drop: admin
+            GET /admin: page
+            GET /admin/agents: page
+            GET /admin/dead-letters: page
+            GET /admin/lift: page
+            GET /admin/style.css: page
+            POST /admin/sign-in: page
+            POST /admin/sign-out: page
+            POST /admin/revoke: page
+            POST /admin/lift: page
+            POST /admin/reconcile: page
+            POST /admin/dead-letters: page"#]]
         .assert_eq(&rows.join("\n"));
     }
 }

@@ -15,6 +15,7 @@ use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::revocation::{Item, MAX_PAGE_BYTES, MAX_PAGE_ITEMS, Order, Page};
 
 const REVOCATIONS: &str = "/admin/v1/revocations";
+const DEAD_LETTERS: &str = "/admin/v1/dead-letters";
 /// A revocation may wait for an object and for D1, each with retries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A reconciliation first fetches a list of up to 32 MiB.
@@ -81,6 +82,14 @@ pub(super) struct Report {
     pub(super) listed: u64,
     pub(super) added: u64,
     pub(super) told: u64,
+}
+
+/// A page of dead letters; their fields are the proxy's to choose.
+#[derive(Deserialize)]
+pub(super) struct DeadLetterPage {
+    pub(super) items: Vec<Value>,
+    pub(super) next: u64,
+    pub(super) more: bool,
 }
 
 pub(super) struct Api<'a> {
@@ -151,6 +160,28 @@ impl<'a> Api<'a> {
         value(&self.get(&format!("/admin/v1/status{query}"), MAX_SMALL_ANSWER_BYTES)?)
     }
 
+    /// A page of the dead letters.
+    pub(super) fn dead_letters(&self, since: u64) -> Result<DeadLetterPage, Failure> {
+        let path = format!("{DEAD_LETTERS}?since={since}&limit={MAX_PAGE_ITEMS}");
+        let answer = self.get(&path, MAX_PAGE_BYTES)?;
+        let page: DeadLetterPage =
+            serde_json::from_slice(&answer.body).map_err(|_| odd("it is not a list of dead letters"))?;
+        if page.more && page.next <= since {
+            return Err(odd("its pages do not advance"));
+        }
+        Ok(page)
+    }
+
+    /// One dead letter, with its body.
+    pub(super) fn dead_letter(&self, id: u64) -> Result<Value, Failure> {
+        value(&self.get(&format!("{DEAD_LETTERS}/{id}"), MAX_PAGE_BYTES)?)
+    }
+
+    /// `retry` or `drop`; what the proxy says of it.
+    pub(super) fn dead_letter_action(&self, id: u64, action: &str) -> Result<Value, Failure> {
+        value(&self.post(&format!("{DEAD_LETTERS}/{id}/{action}"), "{}")?)
+    }
+
     fn get(&self, path: &str, max_bytes: usize) -> Result<Answer, Failure> {
         self.patiently(|| self.client.get(path, None, max_bytes))
     }
@@ -208,7 +239,7 @@ fn refused(answer: &Answer) -> Failure {
     let hint = match status {
         300..=399 => "; is this URL the proxy's own?".to_owned(),
         401 | 403 => "; is this the admin token of that proxy?".to_owned(),
-        404 if code != "PROXY_REVOCATION_NOT_FOUND" => {
+        404 if !matches!(code, "PROXY_REVOCATION_NOT_FOUND" | "PROXY_DEAD_LETTER_NOT_FOUND") => {
             "; is this a proxy, and is ADMIN_TOKEN set there?".to_owned()
         }
         429 | 503 => match answer.retry_after_ms {

@@ -68,6 +68,42 @@ pub(super) enum Command {
         #[arg(long, value_parser = agent, value_name = "DID")]
         agent: Option<AgentDid>,
     },
+    /// What came through a queue and could not be applied
+    DeadLetters {
+        #[command(subcommand)]
+        what: DeadLetters,
+    },
+    /// Prints completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man page
+    Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeadLetters {
+    /// Lists them: number, time, what, about whom, queue, reason
+    List,
+    /// Shows one, with its body
+    Show {
+        /// Its number
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_SEQ))]
+        id: u64,
+    },
+    /// Has the proxy work on it once more; it is gone if that succeeds
+    Retry {
+        /// Its number
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_SEQ))]
+        id: u64,
+    },
+    /// Removes it without applying it
+    Drop {
+        /// Its number
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_SEQ))]
+        id: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use self::api::{Api, Failure};
 pub use self::args::{Args, Environment};
-use self::args::{Command, Revocations, Revoke};
+use self::args::{Command, DeadLetters, Revocations, Revoke};
+use clap::CommandFactory as _;
 use clawdentity_guard::{Auth, Client, Secret};
 use clawdentity_protocol::revocation::Item;
 
@@ -71,6 +72,21 @@ pub fn run(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) 
 }
 
 fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
+    // These describe the command itself and ask nobody anything.
+    match &args.command {
+        Command::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(*shell, &mut command, "proxyctl", &mut terminal.out);
+            return Ok(Outcome::Done);
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Args::command());
+            let rendered = page.render(&mut terminal.out);
+            rendered.map_err(|error| failed(format!("standard output: {error}")))?;
+            return Ok(Outcome::Done);
+        }
+        _ => {}
+    }
     let token = token(args, environment)?;
     let api = Api::new(client(args, environment, &token)?, &token, terminal.wait);
     match &args.command {
@@ -83,6 +99,9 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
                 Ok(Outcome::Done)
             }
         },
+        Command::DeadLetters { what } => dead_letters(what, args.json, &api, terminal),
+        // Done above.
+        Command::Completions { .. } | Command::Man => Ok(Outcome::Done),
         Command::Reconcile => reconcile(args.json, &api, terminal),
         Command::Status { agent } => {
             let status = api.status(agent.as_ref())?;
@@ -152,6 +171,66 @@ fn list(since: u64, json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> R
             return Ok(Outcome::Done);
         }
         since = page.next;
+    }
+}
+
+fn dead_letters(
+    what: &DeadLetters,
+    json: bool,
+    api: &Api<'_>,
+    terminal: &mut Terminal<'_>,
+) -> Result<Outcome, Failure> {
+    match what {
+        DeadLetters::List => {
+            let mut since = 0;
+            loop {
+                let page = api.dead_letters(since)?;
+                for letter in &page.items {
+                    let line = if json {
+                        letter.to_string()
+                    } else {
+                        show::dead_letter(letter)
+                    };
+                    say(terminal.out, &line);
+                }
+                if !page.more {
+                    return Ok(Outcome::Done);
+                }
+                since = page.next;
+            }
+        }
+        DeadLetters::Show { id } => {
+            let letter = api.dead_letter(*id)?;
+            let lines = if json {
+                vec![letter.to_string()]
+            } else {
+                show::status(&letter)
+            };
+            lines.iter().for_each(|line| say(terminal.out, line));
+            Ok(Outcome::Done)
+        }
+        DeadLetters::Retry { id } => {
+            let retried = api.dead_letter_action(*id, "retry")?;
+            if json {
+                say(terminal.out, &retried.to_string());
+            } else {
+                say(terminal.out, &format!("{id}\t{}", show::retried(&retried)));
+            }
+            match retried.get("outcome").and_then(serde_json::Value::as_str) {
+                Some("failed") => Ok(Outcome::Failed),
+                _ => Ok(Outcome::Done),
+            }
+        }
+        DeadLetters::Drop { id } => {
+            let dropped = api.dead_letter_action(*id, "drop")?;
+            let line = if json {
+                dropped.to_string()
+            } else {
+                format!("{id}\tdropped")
+            };
+            say(terminal.out, &line);
+            Ok(Outcome::Done)
+        }
     }
 }
 

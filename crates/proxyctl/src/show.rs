@@ -47,6 +47,23 @@ pub(super) fn report(report: &Report) -> String {
     )
 }
 
+/// A dead letter: number, time, what, about whom, queue, reason, with one tab between them.
+pub(super) fn dead_letter(letter: &Value) -> String {
+    let names = ["id", "deadLetteredAt", "type", "subject", "queue", "reason"];
+    let field = |name| inline(letter.get(name).unwrap_or(&Value::Null));
+    names.map(field).join("\t")
+}
+
+/// How a retry ended.
+pub(super) fn retried(retried: &Value) -> String {
+    let field = |name: &str| retried.get(name).map(inline);
+    match (field("outcome"), field("reason")) {
+        (Some(outcome), Some(reason)) => format!("{outcome}: {reason}"),
+        (Some(outcome), None) => outcome,
+        _ => inline(retried),
+    }
+}
+
 /// The status, a field a line. Its fields are the proxy's to choose, so that an older `proxyctl` shows all of a newer one.
 pub(super) fn status(status: &Value) -> Vec<String> {
     let mut fields = Vec::new();

@@ -74,6 +74,30 @@ fn each_subcommand_as_sent_and_as_shown() {
             format!("{lift}\n"),
         ),
         (
+            "dead-letters list".into(),
+            (200, r#"{"items":[{"id":3,"deadLetteredAt":"2026-01-02T03:04:05.678Z","type":"agent.auth.revoked","subject":null,"queue":"q-dlq","reason":"unreadable"}],"next":3,"more":false}"#.to_owned()),
+            "GET /admin/v1/dead-letters?since=0&limit=1000".into(),
+            "3\t2026-01-02T03:04:05.678Z\tagent.auth.revoked\t-\tq-dlq\tunreadable\n".into(),
+        ),
+        (
+            "dead-letters show 3".into(),
+            (200, r#"{"id":3,"body":"{}"}"#.to_owned()),
+            "GET /admin/v1/dead-letters/3".into(),
+            "id    3\nbody  {}\n".into(),
+        ),
+        (
+            "dead-letters retry 3".into(),
+            (200, r#"{"outcome":"applied"}"#.to_owned()),
+            "POST /admin/v1/dead-letters/3/retry {}".into(),
+            "3\tapplied\n".into(),
+        ),
+        (
+            "dead-letters drop 3".into(),
+            (200, r#"{"dropped":true}"#.to_owned()),
+            "POST /admin/v1/dead-letters/3/drop {}".into(),
+            "3\tdropped\n".into(),
+        ),
+        (
             "reconcile".into(),
             (200, report.clone()),
             "POST /admin/v1/reconcile {}".into(),

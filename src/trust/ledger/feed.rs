@@ -37,6 +37,16 @@ const COUNTS: &str = "
 SELECT kind, source, lifted_by IS NULL AS standing, COUNT(*) AS rows FROM revocations
 GROUP BY kind, source, lifted_by IS NULL ORDER BY 1, 2, 3";
 
+const HOUR_MS: u64 = 60 * 60 * 1000;
+/// As many as a plot shows.
+const MAX_LAGS: u64 = 150;
+
+/// Goes back from the highest number, so that a long ledger costs no more than a short one.
+const LAGS: &str = "
+SELECT recorded_at_ms - revoked_at_ms AS lag_ms FROM
+  (SELECT recorded_at_ms, revoked_at_ms, source FROM revocations ORDER BY seq DESC LIMIT ?2)
+WHERE source = 'queue' AND recorded_at_ms > ?1";
+
 /// A row as D1 returns it.
 #[derive(Deserialize)]
 pub(super) struct Row {
@@ -173,6 +183,27 @@ pub(super) fn latest_of(results: &[D1Result], n: usize) -> Result<u64, DbError> 
 
     let rows: Vec<Latest> = d1::rows(results, n)?;
     Ok(rows.first().map_or(0, |row| row.latest as u64))
+}
+
+/// Of the last hour's revocations by the queue, at most `MAX_LAGS` of the latest, oldest first: from the event's own time
+/// to the record here, milliseconds.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn lags_of_the_last_hour(app: &App) -> Result<Vec<u64>, DbError> {
+    #[derive(Deserialize)]
+    struct Lag {
+        lag_ms: f64,
+    }
+
+    let since_ms = app.now_ms().saturating_sub(HOUR_MS);
+    let rows: Vec<Lag> = query(
+        app,
+        READ_TIMEOUT_MS,
+        Sql::new(LAGS, [number(since_ms), number(MAX_LAGS)]),
+    )
+    .await?;
+    Ok(rows.iter().rev().map(|row| row.lag_ms.max(0.0) as u64).collect())
 }
 
 /// How many rows of one kind, source and state there are.

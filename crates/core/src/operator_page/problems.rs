@@ -1,0 +1,165 @@
+//! What the first screen answers: is all well, and if it is not, what is to be done.
+
+/// From here on a reconciliation is late: two of its runs are missing.
+const LATE_RECONCILIATION_MS: u64 = 45 * 60 * 1000;
+/// docs/design.md §1: a revocation is in effect in under a second.
+const PROMISED_LAG_MS: u64 = 1000;
+
+/// What is known when the page is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// `never`, `fresh`, `stale` or `dead`.
+    pub crl: &'static str,
+    /// When the last reconciliation went through the whole list, Unix milliseconds.
+    pub reconciled_at_ms: Option<u64>,
+    /// Dead letters, and those of them that are revocations.
+    pub dead_letters: u64,
+    pub dead_revocations: u64,
+    /// Of the last hour's revocations by the queue: from the event's own time to its record, milliseconds.
+    pub lags_ms: Vec<u64>,
+    /// Bindings that are missing.
+    pub missing: Vec<&'static str>,
+    pub now_ms: u64,
+}
+
+/// One thing that is not well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub what: String,
+    pub to_do: &'static str,
+}
+
+/// What is not well, the most urgent first.
+pub fn problems(facts: &Facts) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut add = |is: bool, what: String, to_do| {
+        if is {
+            found.push(Problem { what, to_do });
+        }
+    };
+    add(
+        facts.dead_revocations > 0,
+        format!("{} revocations could not be applied.", facts.dead_revocations),
+        "Read each under Dead letters. Revoke the agent by hand if it is still admitted, then retry or drop the letter.",
+    );
+    add(
+        !facts.missing.is_empty(),
+        format!("Bindings are missing: {}.", facts.missing.join(", ")),
+        "Compare the deployment with wrangler.toml and deploy again.",
+    );
+    add(
+        facts.crl == "dead",
+        "The registry's revocation list is too old to count.".into(),
+        "Ask the registry's operator. Until it answers, revocations come by the queue and from this page alone.",
+    );
+    let age_ms = facts
+        .reconciled_at_ms
+        .map(|at_ms| facts.now_ms.saturating_sub(at_ms));
+    add(
+        age_ms.is_none_or(|age_ms| age_ms > LATE_RECONCILIATION_MS),
+        match age_ms {
+            Some(age_ms) => format!("The last reconciliation ended {} min ago.", age_ms / 60_000),
+            None => "There has been no reconciliation with the registry's list yet.".into(),
+        },
+        "Press Reconcile now. If it fails, the registry does not answer: look at its health.",
+    );
+    let slowest_ms = facts.lags_ms.iter().copied().max().unwrap_or(0);
+    add(
+        slowest_ms > PROMISED_LAG_MS,
+        format!("A revocation of the last hour took {slowest_ms} ms from its event to its record."),
+        "Look for proxy.queue.message_failed in the log: the queue or D1 was slow, or the registry's clock is behind.",
+    );
+    add(
+        facts.dead_letters > facts.dead_revocations,
+        format!(
+            "{} other messages could not be applied.",
+            facts.dead_letters.saturating_sub(facts.dead_revocations)
+        ),
+        "Read each under Dead letters, then retry or drop it.",
+    );
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    #[test]
+    fn each_fault_is_said_once_and_none_where_all_is_well() {
+        let well = Facts {
+            crl: "fresh",
+            reconciled_at_ms: Some(NOW_MS - 1000),
+            lags_ms: vec![10, PROMISED_LAG_MS],
+            now_ms: NOW_MS,
+            ..Facts::default()
+        };
+        assert_eq!(problems(&well), []);
+        let never = Facts {
+            crl: "never",
+            ..well.clone()
+        };
+        assert_eq!(
+            problems(&never),
+            [],
+            "an isolate that has not asked for the list yet is well"
+        );
+        for (facts, expect) in [
+            (
+                Facts {
+                    crl: "dead",
+                    ..well.clone()
+                },
+                "too old",
+            ),
+            (
+                Facts {
+                    reconciled_at_ms: None,
+                    ..well.clone()
+                },
+                "no reconciliation",
+            ),
+            (
+                Facts {
+                    reconciled_at_ms: Some(NOW_MS - 46 * 60_000),
+                    ..well.clone()
+                },
+                "46 min ago",
+            ),
+            (
+                Facts {
+                    dead_letters: 2,
+                    dead_revocations: 2,
+                    ..well.clone()
+                },
+                "2 revocations",
+            ),
+            (
+                Facts {
+                    dead_letters: 3,
+                    ..well.clone()
+                },
+                "3 other messages",
+            ),
+            (
+                Facts {
+                    lags_ms: vec![1001],
+                    ..well.clone()
+                },
+                "1001 ms",
+            ),
+            (
+                Facts {
+                    missing: vec!["DB"],
+                    ..well.clone()
+                },
+                "DB",
+            ),
+        ] {
+            let found = problems(&facts);
+            assert_eq!(found.len(), 1, "{expect}");
+            assert!(found.iter().all(|each| each.what.contains(expect)), "{found:?}");
+        }
+    }
+}
