@@ -1,8 +1,8 @@
-//! An open socket is looked at again (docs/design.md §5): at its first frame after five minutes its agent's trust object
-//! is asked, which reconciliation keeps true, and the keys that this isolate holds.
+//! An open socket is checked again (docs/design.md §5.5). At its first frame after five minutes, its agent's trust object
+//! is asked, which reconciliation keeps current, and the keys that this isolate holds are looked at.
 //!
-//! Only a definite no closes the socket; without an answer it goes on, and is asked about again. A revocation that
-//! arrives closes sockets at once: this is the net below it.
+//! Only a definite no closes the socket. Without an answer it goes on, and the check is repeated. A revocation that arrives
+//! closes sockets at once; this check catches what did not arrive.
 
 use std::rc::Rc;
 
