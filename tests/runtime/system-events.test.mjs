@@ -104,8 +104,14 @@ test("a delivery_receipt on its queue reaches the sender, now or when it connect
   const socket = await alice.connect(ackAll);
   const pushed = await socket.next(isReceipt(before));
   assert.deepEqual([pushed.status, pushed.reason, pushed.toAgentDid], ["dead_lettered", "hook said no", bob.agentDid]);
+  // A heartbeat follows, and its answer says that the receipt has arrived.
+  const arrived = async () => socket.send({ type: "heartbeat_ack", ackId: (await socket.next("heartbeat")).id });
+  await arrived();
   const now = await send("delivered_to_webhook", null);
   assert.ok(!("reason" in (await socket.next(isReceipt(now)))));
+  await arrived();
+  socket.send({ type: "heartbeat" });
+  await socket.next("heartbeat_ack");
   await socket.close();
   const again = await alice.connect(ackAll);
   again.send({ type: "heartbeat" });

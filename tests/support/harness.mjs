@@ -230,7 +230,7 @@ export class World {
   async database(is) {
     await this.send("GET", `/__test/database?is=${is}`);
   }
-  /** {database, alarms, trust: {admit: 3, …}}: questions to D1, alarms, calls to trust objects by name; since the start or a reset. */
+  /** {database, alarms, rows, trust: {admit: 3, …}}: questions to D1, alarms, rows that objects wrote, calls to trust objects by name; since the start or a reset. */
   async counts(reset = false) {
     return (await this.send("GET", `/__test/counts${reset ? "?reset" : ""}`)).json;
   }

@@ -26,7 +26,7 @@ globalThis.setTimeout = (act, ms = 0, ...args) => realSetTimeout(act, ms / timer
 // How D1 is: "well", "fails" (every question is refused) or "hangs" (none is answered while the test runs).
 let database = "well";
 const HANG_MS = 120_000;
-const counts = { database: 0, alarms: 0, trust: {} };
+const counts = { database: 0, alarms: 0, rows: 0, trust: {} };
 
 function unanswered() {
   if (database === "fails") return Promise.reject(new Error("D1_ERROR: told to fail"));
@@ -134,7 +134,16 @@ function watchSteps(ctx) {
   const { exec } = storage;
   storage.exec = function (...args) {
     step(ownerOf.get(this));
-    return exec.apply(this, args);
+    const cursor = exec.apply(this, args);
+    counts.rows += cursor.rowsWritten;
+    return cursor;
+  };
+  // Setting an alarm is billed as a row.
+  const stored = Object.getPrototypeOf(ctx.storage);
+  const { setAlarm } = stored;
+  stored.setAlarm = function (...args) {
+    counts.rows += 1;
+    return setAlarm.apply(this, args);
   };
   const object = Object.getPrototypeOf(ctx);
   const { acceptWebSocket, getWebSockets } = object;
@@ -238,7 +247,7 @@ export default {
     }
     if (url.pathname === "/__test/counts") {
       const seen = Response.json(counts);
-      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, alarms: 0, trust: {} });
+      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, alarms: 0, rows: 0, trust: {} });
       return seen;
     }
     if (url.pathname === "/__test/scheduled") {

@@ -738,3 +738,39 @@ fn what_is_stored_comes_back() {
     accept(&mut queue, 3, 700);
     assert_eq!(pump_trusting(&mut queue, 700), [4]);
 }
+
+/// What the alarm finds to do over two hours with a message that nobody answers, another behind it, and a sender of whom
+/// nobody can tell anything: a bounded number of times, never twice within a second.
+#[test]
+fn the_alarm_never_fires_in_a_loop() {
+    let mut queue = with(QueueSettings {
+        max_in_flight: 1,
+        ..settings()
+    });
+    queue.connected(0);
+    assert!(matches!(offer(&mut queue, 1, 0), Taken::Launched(_)));
+    offer(&mut queue, 1, 0);
+    offer(&mut queue, 2, 5);
+    let (mut now, mut alarms) = (5, 0);
+    while let Some(due) = queue.next_due_ms(now).filter(|due| *due < 2 * HOUR) {
+        assert!(due >= now + SECOND, "{due} after {now}");
+        now = due;
+        alarms += 1;
+        queue.tick(now);
+        if queue.is_stalled(now) {
+            queue.disconnected(EndedBy::Us, now);
+            queue.connected(now);
+        }
+        for sender in queue.pump(now).ask {
+            let standing = if alarms % 2 == 0 {
+                Standing::Good
+            } else {
+                Standing::Unknown
+            };
+            queue.sender_is(&sender, standing, now);
+        }
+        queue.pump(now);
+    }
+    assert!((12..200).contains(&alarms), "{alarms}");
+    assert_eq!(queue.depth(), 0, "all of it expired");
+}
