@@ -7,10 +7,10 @@ import { Agent, pair } from "../tests/support/agent.mjs";
 import { accepted, percentile, probe } from "../tests/support/expect.mjs";
 import { inWorld } from "../tests/support/harness.mjs";
 import { event } from "../tests/support/revocation.mjs";
-import { ackAll } from "../tests/support/socket.mjs";
+import { ackAll, ulid } from "../tests/support/socket.mjs";
 import { ROOT } from "../scripts/setup.mjs";
 
-export const parts = { request, enqueue, drain, revocation };
+export const parts = { request, enqueue, drain, costs, revocation };
 
 const ROOMY = { RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "10000" };
 const median = (values) => percentile(values, 0.5);
@@ -134,6 +134,41 @@ async function drain(say) {
       await socket.close();
     }
     say(`500 queued messages: ${took.map((each) => Math.round(each)).join(", ")} ms`);
+  });
+}
+
+/** What is billed for one operation: rows that objects write, calls to trust objects, questions to D1, alarms. */
+async function costs(say) {
+  const COUNT = 100;
+  await inWorld({ hooks: true }, async (world) => {
+    const [alice, bob, carol] = await world.agents(3);
+    await pair(alice, bob);
+    await pair(alice, carol);
+    const [from, to] = [await alice.connect(), await bob.connect(ackAll)];
+    const receipt = async (n) => {
+      const headers = { "x-request-id": ulid() };
+      accepted(await alice.message(bob, { n }, { headers }), { state: "delivered" });
+      const said = { requestId: headers["x-request-id"], senderAgentDid: alice.agentDid, recipientAgentDid: bob.agentDid, status: "delivered_to_webhook" };
+      await bob.post("/v1/relay/delivery-receipts", said);
+      await from.next("receipt");
+      const probe = from.pending.find((frame) => frame.type === "heartbeat");
+      if (probe) from.send({ type: "heartbeat_ack", ackId: (await from.next("heartbeat")).id });
+    };
+    const operations = {
+      "a hook, delivered": async (n) => accepted(await alice.message(bob, { n }), { state: "delivered" }),
+      "a hook, queued": async (n) => accepted(await alice.message(carol, { n }), { state: "queued" }),
+      "an enqueue frame, delivered": enqueueTo(from, bob),
+      "a hook, delivered, with its receipt": receipt,
+    };
+    for (const [name, one] of Object.entries(operations)) {
+      for (let n = 0; n < 5; n++) await one(n);
+      await world.counts(true);
+      for (let n = 0; n < COUNT; n++) await one(n);
+      const { rows, database, alarms, trust } = await world.counts(true);
+      const calls = Object.values(trust).reduce((sum, count) => sum + count, 0);
+      say(`${name}: ${rows / COUNT} rows, ${calls / COUNT} calls to trust objects, ${database / COUNT} questions to D1, ${alarms / COUNT} alarms`);
+    }
+    await Promise.all([from.close(), to.close()]);
   });
 }
 

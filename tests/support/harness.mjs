@@ -196,6 +196,11 @@ export class World {
   async wipe(binding, name) {
     await this.send("GET", `/__test/wipe?binding=${binding}&name=${encodeURIComponent(name)}`);
   }
+  /** Runs statements in an object's SQL storage. */
+  async sql(binding, name, body) {
+    const answer = await this.send("POST", `/__test/sql?binding=${binding}&name=${encodeURIComponent(name)}`, { body });
+    if (answer.status !== 204) throw new Error(answer.text);
+  }
   /** The object dies at its next step (to its SQL storage, on a socket) but `at`. */
   async dieAt(binding, name, at) {
     await this.send("GET", `/__test/die?binding=${binding}&name=${encodeURIComponent(name)}&at=${at}`);

@@ -196,6 +196,10 @@ function withHooks(Built, told = () => undefined) {
         this.own.work = told(JSON.parse(body));
         request = new Request(request.url, { method: "POST", body });
       }
+      if (pathname === "/__test/sql") {
+        this.ctx.storage.sql.exec(await request.text());
+        return new Response(null, { status: 204 });
+      }
       if (pathname === "/__test/abort") this.ctx.abort("evicted by a test");
       if (pathname === "/__test/wipe") {
         await this.ctx.storage.deleteAlarm();
@@ -271,6 +275,11 @@ export default {
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/died") return Response.json(dying.died !== undefined);
+    if (url.pathname === "/__test/sql") {
+      const namespace = env[url.searchParams.get("binding")];
+      const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
+      return stub.fetch("https://object/__test/sql", { method: "POST", body: await request.text() });
+    }
     if (url.pathname === "/__test/abort" || url.pathname === "/__test/wipe") {
       const namespace = env[url.searchParams.get("binding")];
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
