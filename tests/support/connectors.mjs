@@ -3,7 +3,7 @@
 //
 // The Rust one works on one frame at a time, and acknowledges it only once its webhook has answered and its receipts are
 // posted; it drops no duplicates, and drops its socket on a frame that it cannot parse. The TypeScript one works on many
-// at once, drops duplicates, and drops a `deliver` whose `replyTo` is no URL without acknowledging it.
+// at once, drops duplicates, and drops a `deliver` whose `replyTo` is not a URL without acknowledging it.
 const BEAT_MS = 20_000;
 const RECEIPTS = "/v1/relay/delivery-receipts";
 

@@ -32,7 +32,7 @@ pub const MAX_CRL_BODY_BYTES: usize = MAX_CRL_BYTES + 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.reason())]
 pub enum CrlError {
-    /// The `kid` is not that of an active key: the only fault that newer keys can mend.
+    /// The `kid` does not name an active key. This is the only fault that newer keys can remedy.
     UnknownKid,
     /// The response body is not `{"crl":"…"}`.
     Body,
@@ -40,9 +40,9 @@ pub enum CrlError {
     Jws(#[from] JwsError),
     /// The claims are not the closed set, or one of them breaks its rule.
     Claims(&'static str),
-    /// The signature is not that key's.
+    /// The signature does not belong to that key.
     Signature,
-    /// Not from the expected issuer.
+    /// The issuer is not the expected one.
     Issuer,
     /// At or after `exp` when it arrived.
     Expired,
@@ -92,7 +92,7 @@ pub struct CrlEntry {
     pub jti: Ulid,
     /// Whose token it was. The agent itself is not revoked.
     pub agent: AgentDid,
-    /// Why: one line of at most 280 characters.
+    /// The reason: one line of at most 280 characters.
     pub reason: Option<String>,
     /// Since when, Unix milliseconds.
     pub revoked_at_ms: u64,
@@ -114,7 +114,7 @@ impl Crl {
         self.jtis.len()
     }
 
-    /// Whether none is.
+    /// Whether no token is revoked.
     pub fn is_empty(&self) -> bool {
         self.jtis.is_empty()
     }

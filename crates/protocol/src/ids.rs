@@ -58,7 +58,7 @@ impl Ulid {
         self.0
     }
 
-    /// The time in it, Unix milliseconds. Its maker chose it: no clock to rely on.
+    /// The time in it, Unix milliseconds. Its maker chose it, so it cannot be relied on.
     pub const fn timestamp_ms(self) -> u64 {
         (self.0 >> 80) as u64
     }
@@ -178,7 +178,7 @@ impl MessageId {
     /// Parses and trims.
     ///
     /// # Errors
-    /// What is blank, too long or has control characters.
+    /// Text that is blank, too long or has control characters.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let text = text.trim();
         if text.is_empty() || text.chars().nth(MAX_MESSAGE_ID_CHARS).is_some() || has_control(text) {
@@ -192,7 +192,7 @@ impl MessageId {
         &self.0
     }
 
-    /// The ULID that it is, where it is one: such an id can be a `deliver` frame's (docs/wire.md §6).
+    /// The ULID, if it is one: such an id can be a `deliver` frame's (docs/wire.md §6.3).
     pub fn as_ulid(&self) -> Option<Ulid> {
         Ulid::parse(&self.0).ok()
     }

@@ -16,7 +16,7 @@ pub enum KeyError {
     /// Not base64url of 32 bytes.
     #[error("not 32 bytes of base64url")]
     Encoding,
-    /// No point of the curve, or not its canonical encoding.
+    /// Not a point of the curve, or not its canonical encoding.
     #[error("not the canonical encoding of a point")]
     NotCanonical,
     /// A point of small order: it verifies anything.

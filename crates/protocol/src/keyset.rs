@@ -35,7 +35,7 @@ pub enum KeySetError {
     /// Another algorithm or curve.
     #[error("key is not EdDSA on Ed25519")]
     Algorithm,
-    /// No canonical point of large order.
+    /// Not a canonical point of large order.
     #[error("key is not a canonical point of large order")]
     Point,
 }
@@ -71,7 +71,7 @@ const ACTIVE: &str = "active";
 const REVOKED: &str = "revoked";
 
 impl KeySet {
-    /// Parses `claw-keys.json`. A status other than `active` is that of a key that verifies nothing.
+    /// Parses `claw-keys.json`. A key with a status other than `active` verifies nothing.
     ///
     /// # Errors
     /// As `KeySetError` lists them: one bad key makes the document invalid.

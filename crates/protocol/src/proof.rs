@@ -92,7 +92,7 @@ impl Nonce {
         Ok(Self(text.to_owned()))
     }
 
-    /// What it is stored as: its SHA-256. The agent is not in it: nonces lie in the agent's own object.
+    /// The form in which it is stored: its SHA-256. The agent is not part of it, because nonces are in the agent's own object.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.as_bytes()).into()
     }
@@ -104,10 +104,10 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// The four headers, each of its form. Whether they belong to this request, `verify` and `check_body` say.
+/// The four headers, each well-formed. `verify` and `check_body` say whether they belong to a request.
 #[derive(Clone)]
 pub struct ProofHeaders {
-    /// When the caller says it is.
+    /// The caller's time.
     pub timestamp: Timestamp,
     /// What makes the request unique.
     pub nonce: Nonce,
@@ -259,7 +259,7 @@ pub enum AccessTokenError {
     Invalid,
 }
 
-/// `X-Claw-Agent-Access`: visible ASCII of at most 1,024 characters. Printed nowhere; `expose` is for the registry.
+/// `X-Claw-Agent-Access`: visible ASCII of at most 1,024 characters. It is never printed; `expose` is for the registry.
 #[derive(Clone)]
 pub struct AccessToken(String);
 

@@ -29,7 +29,7 @@ pub const MAX_PAGE_BYTES: usize = MAX_PAGE_ITEMS * MAX_ITEM_BYTES + 1024;
 /// The largest order of an operator.
 pub const MAX_ORDER_BYTES: usize = MAX_ITEM_BYTES;
 
-/// Not what docs/wire.md §10 says. It repeats nothing of the input.
+/// The input is not what docs/wire.md §10 says. The text repeats nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RevocationError(&'static str);
@@ -41,7 +41,7 @@ impl RevocationError {
     }
 }
 
-/// Who says that something is revoked.
+/// Who revoked something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -49,7 +49,7 @@ pub enum Source {
     Queue,
     /// The registry's signed list.
     Crl,
-    /// A person.
+    /// An operator.
     Operator,
 }
 
@@ -86,9 +86,9 @@ pub enum Subject {
     Token {
         /// The token.
         jti: Ulid,
-        /// Whose it is, where that is known.
+        /// The agent that it belongs to, if that is known.
         agent: Option<AgentDid>,
-        /// When the token expires, Unix milliseconds, where that is known.
+        /// When the token expires, Unix milliseconds, if that is known.
         expires_at_ms: Option<u64>,
     },
     /// The agent's session: its access tokens, not its AIT.
@@ -96,7 +96,7 @@ pub enum Subject {
         /// The agent.
         agent: AgentDid,
     },
-    /// An earlier item holds no longer.
+    /// An earlier item no longer counts.
     Lift {
         /// That item's number.
         lifts: u64,
@@ -139,15 +139,15 @@ impl Subject {
 /// One row of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Its number, 1 or more; later rows have higher ones, and numbers may be left out.
+    /// Its number, from 1 on. Later rows have higher numbers, and numbers may be left out.
     pub seq: u64,
     /// What it is about.
     pub subject: Subject,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: Option<String>,
-    /// When, by the source; Unix milliseconds.
+    /// When the source says that it happened, Unix milliseconds.
     pub revoked_at_ms: u64,
-    /// Who says so.
+    /// Who revoked it.
     pub source: Source,
 }
 
@@ -172,7 +172,7 @@ impl Item {
 /// A page of the feed: the answer of `GET /v1/revocations`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Page {
-    /// The ledger's last number; 0 where it is empty.
+    /// The ledger's last number; 0 if it is empty.
     pub latest: u64,
     /// What to ask for next: all items up to this number were given.
     pub next: u64,
@@ -236,7 +236,7 @@ impl Page {
 pub struct Order {
     /// What to revoke; never a lift, which has a route of its own.
     pub subject: Subject,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: Option<String>,
 }
 
@@ -256,7 +256,7 @@ struct RawOrder {
 
 impl Order {
     /// Parses an order. `expiresAt` may be ISO-8601, seconds or milliseconds. A field that the kind has no use for is
-    /// refused: who names a token and says `agent` may mean either.
+    /// refused, because whoever names a token and says `agent` may mean either.
     ///
     /// # Errors
     /// What is wrong with it, for the operator to read.

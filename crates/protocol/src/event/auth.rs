@@ -262,7 +262,7 @@ impl<'a> AuthEvent<'a> {
 }
 
 fn value(raw: &RawValue) -> Value {
-    // Nested too deep to read is no string, no array and no time: a bad value like any other, but not an absent one.
+    // A value that is nested too deep to be read is a bad value like any other, but not an absent one.
     serde_json::from_str(raw.get()).unwrap_or(Value::Bool(false))
 }
 

@@ -137,7 +137,7 @@ fn small_order_and_non_canonical_points() {
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
             NotCanonical,
         ),
-        // points of large order with y + p, and what is no point at all
+        // points of large order with y + p, and what is not a point at all
         (
             "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             NotCanonical,
