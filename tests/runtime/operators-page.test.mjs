@@ -106,7 +106,7 @@ test("the first screen says what is wrong and what to do, and that all is well o
   await world.enqueue({ id: ulid(), type: "agent.auth.revoked", version: "v1", data: { agentId: "<i>", reason: "agent_revoked" } });
   const bad = await eventually(async () => {
     const { text } = await ask("/admin", { cookie });
-    return text.includes("1 revocations could not be applied.") && text;
+    return text.includes("Revocations that could not be applied: 1.") && text;
   });
   assert.match(bad, /There has been no reconciliation/);
   assert.doesNotMatch(bad, /All is well/);

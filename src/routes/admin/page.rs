@@ -121,6 +121,7 @@ fn sign_in_form(app: &App, status: u16, fault: &str) -> Response {
     };
     let token = html::field(
         "token",
+        "token",
         "Admin token",
         r#"type="password" autocomplete="current-password" required"#,
     );
@@ -182,7 +183,7 @@ async fn overview(app: &App, session: &Session, incoming: &Incoming) -> Result<R
     main += "<h2>Look at an agent</h2>";
     main += &format!(
         r#"<form class="full" method="get" action="/admin/agents">{}<button>Show</button></form>"#,
-        html::field("agentDid", "Agent's DID", "required")
+        html::field("shown-agent", "agentDid", "Agent's DID", "required")
     );
     main += "<h2>Latest revocations</h2>";
     let rows: Vec<Vec<String>> = recent.items.iter().rev().map(ledger_row).collect();
@@ -231,10 +232,12 @@ fn said(incoming: &Incoming) -> String {
 
 fn revoke_form(csrf: &str, agent: &str) -> String {
     let fields = html::field(
+        "revoked-agent",
         "agentDid",
         "Agent's DID",
         &format!("required value=\"{}\"", escape(agent)),
     ) + &html::field(
+        "reason",
         "reason",
         "Reason, for those who read the ledger",
         "maxlength=\"280\"",

@@ -59,10 +59,10 @@ pub fn hidden(name: &str, value: &str) -> String {
     )
 }
 
-/// A field with its label.
-pub fn field(id: &str, label: &str, attributes: &str) -> String {
-    let (id, label) = (escape(id), escape(label));
-    format!(r#"<p><label for="{id}">{label}</label><input id="{id}" name="{id}" {attributes}></p>"#)
+/// A field with its label. `id` is the only one of its page; `attributes` are HTML.
+pub fn field(id: &str, name: &str, label: &str, attributes: &str) -> String {
+    let (id, name, label) = (escape(id), escape(name), escape(label));
+    format!(r#"<p><label for="{id}">{label}</label><input id="{id}" name="{name}" {attributes}></p>"#)
 }
 
 /// A table; its cells are HTML. Says `empty` where there are no rows.
@@ -109,11 +109,12 @@ pub fn facts(pairs: &[(&str, String)]) -> String {
 pub fn plot(title: &str, values: &[u64], promised: u64) -> String {
     const HEIGHT: u64 = 60;
     const STEP: u64 = 6;
+    const LEAST_WIDTH: u64 = 300;
     if values.is_empty() {
         return format!("<p>{}: nothing in the last hour.</p>", escape(title));
     }
     let most = values.iter().copied().max().unwrap_or(0).max(promised).max(1);
-    let width = values.len() as u64 * STEP;
+    let width = (values.len() as u64 * STEP).max(LEAST_WIDTH);
     let line = HEIGHT - promised * HEIGHT / most;
     let mut html = format!(
         "<figure><figcaption>{0}: {1} in the last hour, the slowest {2} ms, promised under {promised} ms.</figcaption>\
@@ -152,7 +153,7 @@ mod tests {
             document(evil, evil, Some(evil), ""),
             form(evil, evil, "", evil),
             hidden(evil, evil),
-            field(evil, evil, ""),
+            field(evil, evil, evil, ""),
             table(evil, &[evil], &[vec![String::new()]], evil),
             table("", &[], &[], evil),
             facts(&[(evil, evil.to_owned())]),

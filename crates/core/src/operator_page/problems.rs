@@ -39,7 +39,10 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
     };
     add(
         facts.dead_revocations > 0,
-        format!("{} revocations could not be applied.", facts.dead_revocations),
+        format!(
+            "Revocations that could not be applied: {}.",
+            facts.dead_revocations
+        ),
         "Read each under Dead letters. Revoke the agent by hand if it is still admitted, then retry or drop the letter.",
     );
     add(
@@ -72,7 +75,7 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
     add(
         facts.dead_letters > facts.dead_revocations,
         format!(
-            "{} other messages could not be applied.",
+            "Other messages that could not be applied: {}.",
             facts.dead_letters.saturating_sub(facts.dead_revocations)
         ),
         "Read each under Dead letters, then retry or drop it.",
@@ -133,14 +136,14 @@ mod tests {
                     dead_revocations: 2,
                     ..well.clone()
                 },
-                "2 revocations",
+                "applied: 2",
             ),
             (
                 Facts {
                     dead_letters: 3,
                     ..well.clone()
                 },
-                "3 other messages",
+                "applied: 3",
             ),
             (
                 Facts {
