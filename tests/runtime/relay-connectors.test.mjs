@@ -120,27 +120,6 @@ test("a receipt that went into a half-open line is pushed again, and once its ar
   await Promise.all([third.close(), to.close()]);
 });
 
-test("700 enqueue frames in a minute arrive in order, and what was used is remembered across connections", () =>
-  inWorld({ hooks: true, bindings: { ENQUEUE_RATE_LIMIT_PER_MINUTE: "900" } }, async (own) => {
-    const [alice, bob] = await own.couple();
-    const to = new RustConnector(bob);
-    const from = new RustConnector(alice);
-    await eventually(() => from.socket && to.socket);
-    for (const n of range(700)) from.enqueue(bob, { n });
-    await eventually(() => from.answers.size === 700 && to.posts.length === 700, { what: "all", deadlineMs: 80_000 });
-    assert.deepEqual(numbers(to), range(700));
-    for (const { accepted: taken } of from.answers.values()) assert.equal(taken, true);
-    await from.stop();
-    await own.evict("AGENT_RELAY_SESSION", alice.agentDid);
-    const again = new RustConnector(alice);
-    await eventually(() => again.socket);
-    for (const n of range(400)) again.enqueue(bob, { n });
-    await eventually(() => again.answers.size === 400, { what: "all answers", deadlineMs: 80_000 });
-    const taken = [...again.answers.values()].filter((answer) => answer.accepted).length;
-    assert.ok(taken >= 200 && taken < 400, `${taken} of 400: 200 were left, and 15 a second come anew`);
-    await Promise.all([again.stop(), to.stop()]);
-  }));
-
 test("one sender's share is not the others', in the queue and in flight", () =>
   inWorld({ bindings: { RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "20", RELAY_QUEUE_MAX_MESSAGES: "25" } }, async (own) => {
     const [bob, ...senders] = await own.agents(4);
