@@ -202,6 +202,8 @@ pub struct Config {
     pub clock_skew_warn_s: u64,
     /// Entries of each cache of an isolate.
     pub cache_max_entries: usize,
+    /// Calls that the platform allows one invocation.
+    pub subrequests: u64,
     /// Prefix messages with the sender's identity.
     pub inject_identity: bool,
     /// Opens the admin routes.

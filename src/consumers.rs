@@ -25,8 +25,11 @@ use crate::core::consume::retry_delay_s;
 use crate::log::Log;
 use crate::protocol::event::{Event, EventError, parse_event};
 
-/// The longest that one message is worked on before it is given back.
-const MESSAGE_TIMEOUT_MS: u64 = 15_000;
+/// The longest that a notice is worked on before it is given back: a batch with kills may be waiting behind this one. What
+/// its session does about it goes on, and the next try finds it done.
+const NOTICE_TIMEOUT_MS: u64 = 500;
+/// Likewise for a receipt, which has a queue of its own.
+const RECEIPT_TIMEOUT_MS: u64 = 5_000;
 /// Faulty settings are mended by people: nothing is gained by asking every second.
 const SETTINGS_RETRY_S: u32 = 60;
 
@@ -60,7 +63,7 @@ pub async fn serve(batch: worker_sys::MessageBatch, env: Env, ctx: Context) {
     };
     match App::new(env, Some(ctx)) {
         Ok(app) => {
-            future::join_all(messages.iter().map(|message| work(&app, &queue, message))).await;
+            serve_batch(&app, &queue, &messages).await;
         }
         Err(_) => {
             Log.error(
@@ -74,19 +77,89 @@ pub async fn serve(batch: worker_sys::MessageBatch, env: Env, ctx: Context) {
     }
 }
 
-async fn work(app: &App, queue: &str, message: &QueueMessage) {
+/// Revocations first, and all of them side by side; then the rest, so that no notice keeps a kill waiting.
+async fn serve_batch(app: &App, queue: &str, messages: &[QueueMessage]) {
     if dead_letters::is_dead_letter_queue(queue) {
-        return dead_letters::keep(app, queue, message).await;
+        let kept = messages
+            .iter()
+            .map(|message| dead_letters::keep(app, queue, message));
+        future::join_all(kept).await;
+        return;
     }
-    let outcome = match clock::within_ms(
-        MESSAGE_TIMEOUT_MS,
-        handle(app, &message.id(), message.attempts(), message.body().as_deref()),
-    )
-    .await
-    {
-        Some(outcome) => outcome,
-        None => Outcome::Again("it took too long".into()),
+    let (mut orders, mut revocations, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for message in messages {
+        let body = message.body();
+        match read(app, body.as_deref()) {
+            Ok(Event::AuthRevoked(event)) => {
+                let body = body.as_deref().unwrap_or_default();
+                orders.push(events::order_of(
+                    app,
+                    &message.id(),
+                    message.attempts(),
+                    body,
+                    &event,
+                ));
+                revocations.push(message);
+            }
+            Ok(event) => rest.push((message, event)),
+            Err(outcome) => settle(app, queue, message, outcome),
+        }
+    }
+    if !orders.is_empty() {
+        let outcomes = events::revoke(app, &orders).await;
+        for (message, outcome) in revocations.into_iter().zip(outcomes) {
+            settle(app, queue, message, outcome);
+        }
+    }
+    let others = rest.into_iter().map(async |(message, event)| {
+        let timeout_ms = match event {
+            Event::DeliveryReceipt(_) => RECEIPT_TIMEOUT_MS,
+            _ => NOTICE_TIMEOUT_MS,
+        };
+        let outcome = match clock::within_ms(timeout_ms, handle(app, event)).await {
+            Some(outcome) => outcome,
+            None => Outcome::Again("it took too long".into()),
+        };
+        settle(app, queue, message, outcome);
+    });
+    future::join_all(others).await;
+}
+
+/// One message by itself, as an operator has it tried again: its id, and its body where that is a string.
+async fn try_again(app: &App, id: &str, body: Option<&str>) -> Outcome {
+    match read(app, body) {
+        Ok(Event::AuthRevoked(event)) => {
+            let order = events::order_of(app, id, 1, body.unwrap_or_default(), &event);
+            let outcomes = events::revoke(app, std::slice::from_ref(&order)).await;
+            let outcome = outcomes.into_iter().next();
+            outcome.unwrap_or_else(|| Outcome::Again("nothing was applied".into()))
+        }
+        Ok(event) => handle(app, event).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// What a message says.
+fn read(app: &App, body: Option<&str>) -> Result<Event, Outcome> {
+    let Some(body) = body else {
+        return Err(Outcome::Poison("the body is not a string".into()));
     };
+    let Ok(issuer) = app.config.registry.expected_issuer.authority() else {
+        let reason = "the expected issuer's host name cannot be part of a DID";
+        return Err(Outcome::Again(reason.into()));
+    };
+    match parse_event(body, &issuer) {
+        Ok(event) => Ok(event),
+        Err(EventError::Poison(reason) | EventError::Unreadable(reason)) => {
+            Err(Outcome::Poison(reason.into()))
+        }
+        Err(EventError::UnreadableRevocation(reason)) => Err(Outcome::DeadLetter(format!(
+            "a revocation that cannot be read: {reason}"
+        ))),
+    }
+}
+
+fn settle(app: &App, queue: &str, message: &QueueMessage, outcome: Outcome) {
     let fields = |reason: &str, then: &str| {
         json!({
             "queue": queue,
@@ -124,29 +197,18 @@ async fn work(app: &App, queue: &str, message: &QueueMessage) {
     }
 }
 
-/// Works on a message: its id, how often it was tried, this time included, and its body where that is a string.
-async fn handle(app: &App, id: &str, attempts: u32, body: Option<&str>) -> Outcome {
-    let Some(body) = body else {
-        return Outcome::Poison("the body is not a string".into());
-    };
-    let Ok(issuer) = app.config.registry.expected_issuer.authority() else {
-        return Outcome::Again("the expected issuer's host name cannot be part of a DID".into());
-    };
-    match parse_event(body, &issuer) {
-        Ok(Event::AuthRevoked(event)) => events::revoked(app, id, attempts, &event).await,
-        Ok(Event::AuthRefreshed(event)) => events::refreshed(app, &event).await,
-        Ok(Event::PairAccepted(event)) => events::pair_accepted(app, &event).await,
-        Ok(Event::GroupMemberJoined(event)) => events::group_member_joined(app, &event).await,
-        Ok(Event::DeliveryReceipt(receipt)) => receipts::record(app, *receipt).await,
-        Ok(Event::Ignored { kind }) => Outcome::Ignored {
+async fn handle(app: &App, event: Event) -> Outcome {
+    match event {
+        Event::AuthRevoked(_) => Outcome::Again("a revocation is applied with its batch".into()),
+        Event::AuthRefreshed(event) => events::refreshed(app, &event).await,
+        Event::PairAccepted(event) => events::pair_accepted(app, &event).await,
+        Event::GroupMemberJoined(event) => events::group_member_joined(app, &event).await,
+        Event::DeliveryReceipt(receipt) => receipts::record(app, *receipt).await,
+        Event::Ignored { kind } => Outcome::Ignored {
             kind: kind.into(),
             known: true,
         },
-        Ok(Event::Unknown { kind }) => Outcome::Ignored { kind, known: false },
-        Err(EventError::Poison(reason) | EventError::Unreadable(reason)) => Outcome::Poison(reason.into()),
-        Err(EventError::UnreadableRevocation(reason)) => {
-            Outcome::DeadLetter(format!("a revocation that cannot be read: {reason}"))
-        }
+        Event::Unknown { kind } => Outcome::Ignored { kind, known: false },
     }
 }
 

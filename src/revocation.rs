@@ -11,9 +11,10 @@ pub mod reconcile;
 
 use worker::Env;
 
-pub use self::apply::{Order, apply};
+pub use self::apply::{Order, apply, apply_all};
 pub use self::lift::{Lifted, lift};
 use crate::app::App;
+use crate::registry;
 use crate::trust;
 
 /// It was not done, or not wholly: every step may be repeated. For the log.
@@ -39,10 +40,11 @@ impl From<trust::DbError> for NotDone {
     }
 }
 
-/// The scheduled run: what is over is swept, then the registry's CRL is gone through.
+/// The scheduled run, every minute: does what is due, and what an earlier run left.
 pub async fn scheduled(env: Env) {
     // Faulty settings answer every request with 500 already; there is nothing to do then.
     let Ok(app) = App::new(env, None) else { return };
+    registry::keys::refresh_if_due(&app).await;
+    reconcile::run_if_due(&app).await;
     trust::housekeeping(&app).await;
-    reconcile::run(&app).await;
 }

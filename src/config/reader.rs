@@ -57,6 +57,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let relay = self.relay();
         let clock_skew_warn_s = self.int("CLOCK_SKEW_WARN_SECONDS");
         let cache_max_entries = self.int("CACHE_MAX_ENTRIES") as usize;
+        let subrequests = self.int("SUBREQUESTS_PER_INVOCATION");
         let inject_identity = self.flag("INJECT_IDENTITY_INTO_MESSAGE");
         let admin_token = self.secret("ADMIN_TOKEN", MIN_BEARER_CHARS, 1024);
         let feed_token = self.secret("FEED_TOKEN", MIN_BEARER_CHARS, 1024);
@@ -71,6 +72,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             relay,
             clock_skew_warn_s,
             cache_max_entries,
+            subrequests,
             inject_identity,
             admin_token,
             feed_token,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::message::QueueMessage;
-use super::{MESSAGE_TIMEOUT_MS, Outcome, handle};
+use super::{Outcome, try_again};
 use crate::app::App;
 use crate::clock;
 use crate::core::consume::retry_delay_s;
@@ -20,6 +20,8 @@ use crate::protocol::event::{EventError, parse_event};
 use crate::protocol::time::iso_ms;
 use crate::trust::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 
+/// How long a message is tried that an operator has tried again.
+const MESSAGE_TIMEOUT_MS: u64 = 15_000;
 /// Rows that are kept.
 const MAX_LETTERS: u64 = 1000;
 /// The name of a dead-letter queue has this (docs/wire.md §9).
@@ -231,7 +233,7 @@ pub async fn retry(app: &App, id: u64) -> Result<Option<Retried>, DbError> {
     let Some(letter) = one(app, id).await? else {
         return Ok(None);
     };
-    let work = handle(app, &letter.message_id, 1, letter.body.as_deref());
+    let work = try_again(app, &letter.message_id, letter.body.as_deref());
     let retried = match clock::within_ms(MESSAGE_TIMEOUT_MS, work).await {
         Some(Outcome::Done) => Retried::Applied,
         Some(Outcome::Ignored { .. }) => Retried::Ignored,

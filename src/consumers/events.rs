@@ -16,15 +16,17 @@ use crate::protocol::event::{
     PairAccepted,
 };
 use crate::protocol::ids::MessageId;
+use crate::protocol::proof::body_id;
 use crate::protocol::revocation::Source;
 use crate::relay;
 use crate::relay::protocol::{DeliverCall, RelayCall, RelayReply};
-use crate::revocation::{Order, apply};
+use crate::revocation::{Order, apply_all};
 use crate::trust::client;
 
-/// How long a batch waits for the ledger at a message's first try, which longer at each try: the next batch, and the
-/// kills in it, begin when this one has ended.
-const LEDGER_PATIENCE_MS: u64 = 500;
+/// How long a batch waits for each step of its revocations at a first try, which longer at each try up to
+/// `MAX_PATIENCES` times: the next batch, and the kills in it, begin when this one has ended.
+const PATIENCE_MS: u64 = 500;
+const MAX_PATIENCES: u32 = 8;
 
 /// Why it must be tried again.
 struct Again(String);
@@ -44,8 +46,9 @@ impl From<Result<(), Again>> for Outcome {
     }
 }
 
-/// `agent.auth.revoked`.
-pub async fn revoked(app: &App, message_id: &str, attempts: u32, event: &AuthRevoked) -> Outcome {
+/// `agent.auth.revoked`: what it takes from whom. `body` is the message's, by whose hash an event without an id is told
+/// from others.
+pub fn order_of(app: &App, message_id: &str, attempts: u32, body: &str, event: &AuthRevoked) -> Order {
     let revocation = Revocation::of_event(event, app.now_ms());
     if event.bad_tokens {
         // What can be read of it is applied; the rest is for a person to see.
@@ -57,27 +60,29 @@ pub async fn revoked(app: &App, message_id: &str, attempts: u32, event: &AuthRev
         });
         app.log.error("proxy.queue.message_failed", fields);
     }
-    // An event without an id is told from others by the message, which keeps its id when it is tried again.
-    let event_id = event
-        .event_id
-        .clone()
-        .unwrap_or_else(|| format!("message:{message_id}"));
-    let order = Order {
+    Order {
         agent: revocation.agent,
         revoke_agent: revocation.revoke_agent,
         session_ended: revocation.session_ended,
         tokens: revocation.tokens,
         reason: event.reason.clone(),
         source: Source::Queue,
-        event_id: Some(event_id),
+        event_id: Some(event.event_id.clone().unwrap_or_else(|| body_id(body))),
         revoked_at_ms: revocation.revoked_at_ms,
         told_at_ms: event.event_at_ms,
-        ledger_within_ms: LEDGER_PATIENCE_MS.saturating_mul(attempts.max(1).into()),
-    };
-    match apply(app, &order).await {
-        Ok(_) => Outcome::Done,
-        Err(error) => Outcome::Again(error.to_string()),
+        told_expiry_ms: event.token_expires_at_ms,
+        patience_ms: PATIENCE_MS.saturating_mul(attempts.clamp(1, MAX_PATIENCES).into()),
     }
+}
+
+/// Applies the revocations of one batch side by side.
+pub async fn revoke(app: &App, orders: &[Order]) -> Vec<Outcome> {
+    let results = apply_all(app, orders).await;
+    let outcome = |result: Result<u64, _>| match result {
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Again(format!("{error}")),
+    };
+    results.into_iter().map(outcome).collect()
 }
 
 /// `agent.auth.refreshed`: the old access token is dead, what is cached of it is void. Sockets stay.

@@ -184,6 +184,12 @@ async fn fetch(app: &App, budget: &Budget, permit: Permit) -> Fetched {
             Dependency::Crl,
             json!("older iat"),
         ),
+        Note::FromTheFuture => state::warn(
+            app,
+            "proxy.registry.crl_dated_ahead",
+            Dependency::Crl,
+            json!("its iat lies ahead"),
+        ),
         Note::NothingWhileHeld => {
             state::warn(
                 app,

@@ -68,6 +68,7 @@ pub(super) async fn held(app: &App, budget: &Budget) -> Result<Keys, Unavailable
             if let Some(permit) = refresh {
                 refresh_later(app, permit);
             }
+            follow_later(app);
             Ok((value, provenance))
         }
         KeysDecision::Ask(permit) => fetch(app, budget, permit).await,
@@ -130,6 +131,58 @@ async fn asked_for_kid(app: &App, budget: &Budget) -> Result<Keys, Unavailable> 
             }
         }
     }
+}
+
+/// How often the schedule refreshes the keys; a minute's run is never far from it.
+const SCHEDULED_EVERY_MS: u64 = 15 * 60_000 - 30_000;
+
+/// The scheduled refresh: asks the registry where the copy in D1 is older than a quarter of an hour, or is dated ahead.
+pub async fn refresh_if_due(app: &App) {
+    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
+    let copy = durable::read(app, &budget).await;
+    let now_ms = app.now_ms();
+    let age_ms = copy.and_then(|(_, fetched_at_ms)| now_ms.checked_sub(fetched_at_ms));
+    if age_ms.is_none_or(|age_ms| age_ms >= SCHEDULED_EVERY_MS) {
+        // Its failure is in the log, and the next minute tries again.
+        let _ = refresh_now(app).await;
+    }
+}
+
+/// Asks the registry now, and keeps its keys in D1, where every isolate finds them within 30 s.
+///
+/// # Errors
+/// It could not be asked, or gave no keys.
+pub async fn refresh_now(app: &App) -> Result<Rc<KeySet>, Refusal> {
+    let permit = state::with(app, |desks| desks.keys.ask_now(app.now_ms()));
+    let permit = permit
+        .map_err(|retry_after_ms| Unavailable {
+            dependency: Dependency::Keys,
+            retry_after_ms,
+        })
+        .map_err(Refusal::from)?;
+    let asked_at_ms = app.now_ms();
+    let budget = Budget::new(asked_at_ms, app.config.registry.budget_ms);
+    let (keys, _) = fetch(app, &budget, permit).await.map_err(Refusal::from)?;
+    durable::write(app, &keys, asked_at_ms).await;
+    Ok(keys)
+}
+
+/// Follows a refresh that another isolate made, beside the request that is served.
+fn follow_later(app: &App) {
+    if !state::with(app, |desks| desks.keys.follow_due(app.now_ms())) {
+        return;
+    }
+    let background = app.clone();
+    app.wait_until(async move {
+        let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
+        if let Some((copy, fetched_at_ms)) = durable::read(&background, &budget).await {
+            state::with(&background, |desks| {
+                desks
+                    .keys
+                    .take_over_for_kid(Rc::new(copy), fetched_at_ms, background.now_ms())
+            });
+        }
+    });
 }
 
 fn refresh_later(app: &App, permit: Permit) {

@@ -38,6 +38,8 @@ impl Session {
 /// Whether a sender may still send, by its trust object and within `ASK_TIMEOUT_MS`.
 pub(super) async fn standing_of(app: &App, agent: &AgentDid) -> Standing {
     match clock::within_ms(ASK_TIMEOUT_MS, trust::client::check(app, agent, None)).await {
+        // Mail waits until the ledger has confirmed it.
+        Some(Ok(reply)) if reply.revoked.is_some() && reply.unconfirmed => Standing::Unknown,
         Some(Ok(reply)) if reply.revoked.is_some() => Standing::Revoked,
         Some(Ok(_)) => Standing::Good,
         Some(Err(_)) | None => {

@@ -1,30 +1,30 @@
 //! Revokes something: one function for the queue, the CRL and an operator (docs/design.md §3.2).
 //!
-//! The overlay comes first, which is the kill; then the sockets are closed and the ledger is written. No step waits
-//! for a connector, and every step may be repeated, so a failure in between is a retry.
+//! 1. The overlay of whoever is named and, by the record, of whoever holds a token that is named: this is the kill.
+//! 2. Side by side: their sockets are closed, and the order is written to the ledger. Mail is held.
+//! 3. Whoever showed a token for the first time meanwhile is struck as well.
+//! 4. The ledger has spoken: what it knows to be lifted is given back (`settle`), so that a repeated event takes nothing
+//!    away again; the rest is confirmed, and what waits for a revoked agent is dead-lettered.
 //!
-//! The ledger has the last word. A repeated event must not revoke again what an operator has lifted. So if anything
-//! that was written had been lifted before, the overlay is made to say what the ledger says (`settle`).
+//! No step waits for a connector, every step has the order's patience, and every step may be repeated, so a failure in
+//! between is a retry. Until the ledger has spoken everything that was done can be undone.
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::future;
 use serde_json::json;
 
 use super::NotDone;
 use super::lift::settle;
 use crate::app::App;
 use crate::clock;
-use crate::core::admission::{Changed, RevokeRequest, TokenRevocation};
+use crate::core::admission::overlay::{OWNER_AUTH_REVOKE, REISSUED};
+use crate::core::admission::{RevokeRequest, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Source;
 use crate::relay;
 use crate::relay::protocol::{RelayCall, RelayReply, RevokedSockets};
 use crate::trust::client;
-use crate::trust::ledger::{self, Entry};
-
-/// How many agents are worked on at the same time.
-pub(super) const AT_ONCE: usize = 6;
+use crate::trust::ledger::{self, Entry, Recorded};
 
 /// What is revoked, and by whom.
 #[derive(Clone, Debug)]
@@ -47,148 +47,398 @@ pub struct Order {
     pub revoked_at_ms: u64,
     /// The source's own time, if it gave one. The lag is counted from it.
     pub told_at_ms: Option<u64>,
-    /// How long the ledger may take once the rest is done, milliseconds. It is never more than its own limit.
-    pub ledger_within_ms: u64,
+    /// When the tokens end, as the source tells it, Unix milliseconds.
+    pub told_expiry_ms: Option<u64>,
+    /// How long each step may take, milliseconds.
+    pub patience_ms: u64,
 }
 
-/// Applies it. Returns the ledger's highest number before that: what this order records comes after it.
+/// Applies one order. Returns the ledger's highest number before: what is recorded by this order alone is after it.
 ///
 /// # Errors
 /// Something did not answer. Apply it again.
 pub async fn apply(app: &App, order: &Order) -> Result<u64, NotDone> {
-    let latest_before = match &order.agent {
-        Some(agent) => named(app, order, agent).await?,
-        None => tokens_alone(app, order).await?,
-    };
+    let mut results = apply_all(app, std::slice::from_ref(order)).await;
+    results
+        .pop()
+        .unwrap_or_else(|| Err(NotDone("nothing was applied".into())))
+}
+
+/// Applies orders side by side; each has its own result. See the module for the steps.
+pub async fn apply_all(app: &App, orders: &[Order]) -> Vec<Result<u64, NotDone>> {
+    let mut work = Work::new(app, orders);
+    work.strike_named().await;
+    work.close_and_record().await;
+    work.strike_new_owners().await;
+    work.confirm().await;
     super::feed::poke_later(app);
-    Ok(latest_before)
+    work.results()
 }
 
-/// For an order that names its agent.
-async fn named(app: &App, order: &Order, agent: &AgentDid) -> Result<u64, NotDone> {
-    strike(app, order, agent, order.session_ended, &order.tokens).await?;
-    let entry = entry(order, Some(agent), order.revoke_agent, order.session_ended);
-    let recorded = clock::within_ms(order.ledger_within_ms, ledger::record(app, &entry))
-        .await
-        .ok_or_else(|| NotDone("the ledger did not answer in time".into()))??;
-    if recorded.ever_lifted {
-        settle(app, agent, order.revoke_agent, &jtis_of(&order.tokens)).await?;
-    }
-    Ok(recorded.latest_before)
-}
-
-/// For an order that names only tokens. Their agents are in the table that is written at a token's first admission.
-///
-/// The ledger is written before the table is looked at a second time. An object writes the table and reads the
-/// ledger in one transaction, so of a token that is first admitted at this very moment either the object finds the
-/// ledger's row or this finds the table's.
-async fn tokens_alone(app: &App, order: &Order) -> Result<u64, NotDone> {
-    let jtis = jtis_of(&order.tokens);
-    let known = ledger::agents_of(app, &jtis).await?;
-    strike_owners(app, order, &known).await?;
-    let recorded = ledger::record(app, &entry(order, None, false, false)).await?;
-    let known_now = ledger::agents_of(app, &jtis).await?;
-    let new: Vec<_> = known_now
-        .iter()
-        .filter(|found| !known.contains(found))
-        .cloned()
-        .collect();
-    strike_owners(app, order, &new).await?;
-    if recorded.ever_lifted {
-        for (jti, agent) in &known_now {
-            settle(app, agent, false, &[*jti]).await?;
-        }
-    }
-    if !order.revoke_agent {
-        return Ok(recorded.latest_before);
-    }
-    if known_now.is_empty() {
-        let message = "it revokes an agent that it names only by tokens that were never seen here";
-        return Err(NotDone(message.into()));
-    }
-    for (_, agent) in &known_now {
-        let of_agent = Entry {
-            tokens: &[],
-            ..entry(order, Some(agent), true, false)
-        };
-        if ledger::record(app, &of_agent).await?.ever_lifted {
-            settle(app, agent, true, &[]).await?;
-        }
-    }
-    Ok(recorded.latest_before)
-}
-
-/// Applies it to the agents whose tokens it names, several at the same time.
-async fn strike_owners(app: &App, order: &Order, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
-    let strikes = found.iter().map(async |(jti, agent)| {
-        let of_this_agent = order.tokens.iter().filter(|token| token.jti == *jti);
-        let tokens: Vec<_> = of_this_agent.copied().collect();
-        strike(app, order, agent, false, &tokens).await
-    });
-    let results: Vec<_> = stream::iter(strikes).buffer_unordered(AT_ONCE).collect().await;
-    results.into_iter().collect()
-}
-
-/// Revokes it for one agent: first in the overlay, then on the sockets.
-pub(super) async fn strike(
-    app: &App,
-    order: &Order,
-    agent: &AgentDid,
-    session_ended: bool,
-    tokens: &[TokenRevocation],
-) -> Result<(), NotDone> {
-    let revoke_agent = order.revoke_agent;
-    let mut changed = session_ended;
-    if revoke_agent || !tokens.is_empty() {
-        let request = RevokeRequest {
-            agent: agent.clone(),
-            revoke_agent,
-            tokens: tokens.to_vec(),
-        };
-        changed |= client::revoke(app, request).await?.changed;
-    }
-    if session_ended {
-        client::replace_generation(app, agent, Changed::Session).await?;
-    }
-    let applied_at_ms = app.now_ms();
-
-    let which = match (revoke_agent, session_ended) {
-        (true, _) => RevokedSockets::Agent,
-        (false, true) => RevokedSockets::Session,
-        (false, false) => RevokedSockets::Tokens(jtis_of(tokens)),
-    };
-    let reply = relay::client::call(app, agent, RelayCall::RevokeSockets { which }).await?;
-    let RelayReply::Closed { sockets } = reply else {
-        return Err(NotDone("the session's answer does not match the question".into()));
-    };
-
-    let fields = json!({
-        "agentDid": agent.as_str(),
-        "source": order.source.as_str(),
-        "eventId": order.event_id,
-        "reason": order.reason,
-        "agent": revoke_agent,
-        "session": session_ended,
-        "tokens": tokens.len(),
-        "changed": changed,
-        "socketsClosed": sockets,
-        "lag_ms": order.told_at_ms.map(|at_ms| applied_at_ms.saturating_sub(at_ms)),
-    });
-    app.log.info("proxy.revocation.applied", fields);
-    Ok(())
-}
-
-fn entry<'a>(
-    order: &'a Order,
-    agent: Option<&'a AgentDid>,
+/// What one agent loses by one order.
+struct Strike {
+    /// Which order.
+    order: usize,
+    agent: AgentDid,
     revoke_agent: bool,
     session_ended: bool,
-) -> Entry<'a> {
+    tokens: Vec<TokenRevocation>,
+    /// The overlay holds it.
+    struck: bool,
+}
+
+struct Work<'a> {
+    app: &'a App,
+    orders: &'a [Order],
+    strikes: Vec<Strike>,
+    owners: Vec<(Ulid, AgentDid)>,
+    recorded: Option<Recorded>,
+    failures: Vec<Option<NotDone>>,
+}
+
+impl<'a> Work<'a> {
+    fn new(app: &'a App, orders: &'a [Order]) -> Self {
+        let strike = |(order, given): (usize, &Order)| {
+            Some(Strike {
+                order,
+                agent: given.agent.clone()?,
+                revoke_agent: given.revoke_agent,
+                session_ended: given.session_ended,
+                tokens: given.tokens.clone(),
+                struck: false,
+            })
+        };
+        Self {
+            app,
+            orders,
+            strikes: orders.iter().enumerate().filter_map(strike).collect(),
+            owners: Vec::new(),
+            recorded: None,
+            failures: orders.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// The kill: the agents that are named, and, as soon as the record has told whose the tokens are, their owners.
+    async fn strike_named(&mut self) {
+        let jtis: Vec<Ulid> = self
+            .orders
+            .iter()
+            .flat_map(|order| jtis_of(&order.tokens))
+            .collect();
+        let strikes = std::mem::take(&mut self.strikes);
+        let (struck, owners) = future::join(
+            self.overlays(strikes),
+            self.within(ledger::agents_of(self.app, &jtis)),
+        )
+        .await;
+        self.keep(struck);
+        match owners {
+            Ok(owners) => {
+                let strikes = self.owners_strikes(&owners);
+                self.warn_of_mismatches(&strikes);
+                let struck = self.overlays(strikes).await;
+                self.keep(struck);
+                self.owners = owners;
+            }
+            // What is named is struck. The record will not be written either, and the order comes again.
+            Err(error) => {
+                for (failure, order) in self.failures.iter_mut().zip(self.orders) {
+                    if !order.tokens.is_empty() {
+                        failure.get_or_insert(error.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The strikes at those who hold the tokens, beside whoever is named.
+    fn owners_strikes(&self, owners: &[(Ulid, AgentDid)]) -> Vec<Strike> {
+        let mut strikes: Vec<Strike> = Vec::new();
+        for (order, given) in self.orders.iter().enumerate() {
+            for token in &given.tokens {
+                let holds = |(jti, agent): &&(Ulid, AgentDid)| {
+                    *jti == token.jti && given.agent.as_ref() != Some(agent)
+                };
+                for (_, agent) in owners.iter().filter(holds) {
+                    let known = strikes
+                        .iter_mut()
+                        .find(|strike| strike.order == order && strike.agent == *agent);
+                    match known {
+                        Some(strike) => strike.tokens.push(*token),
+                        None => strikes.push(Strike {
+                            order,
+                            agent: agent.clone(),
+                            revoke_agent: given.revoke_agent && given.agent.is_none(),
+                            session_ended: false,
+                            tokens: vec![*token],
+                            struck: false,
+                        }),
+                    }
+                }
+            }
+        }
+        strikes
+    }
+
+    fn warn_of_mismatches(&self, strikes: &[Strike]) {
+        for strike in strikes {
+            let Some(named) = self
+                .orders
+                .get(strike.order)
+                .and_then(|order| order.agent.as_ref())
+            else {
+                continue;
+            };
+            let fields = json!({
+                "agentDid": named.as_str(),
+                "ownerAgentDid": strike.agent.as_str(),
+                "jtis": jtis_of(&strike.tokens),
+                "eventId": self.orders.get(strike.order).and_then(|order| order.event_id.as_deref()),
+                "reason": "a revoked token belongs to another agent than the one that is named beside it",
+                "then": "the revocation is applied to both",
+            });
+            self.app.log.error("proxy.revocation.agent_mismatch", fields);
+        }
+    }
+
+    /// Side by side, so that a session that fails keeps no row out of the ledger, nor the ledger a socket open.
+    async fn close_and_record(&mut self) {
+        let entries: Vec<Entry<'_>> = self
+            .orders
+            .iter()
+            .map(|order| entry(order, order.agent.as_ref()))
+            .chain(self.agents_by_token(&self.owners))
+            .collect();
+        let closes = self.strikes.iter().map(|strike| self.close(strike));
+        let (closed, recorded) = future::join(
+            future::join_all(closes),
+            self.within(ledger::record(self.app, &entries)),
+        )
+        .await;
+        for (order, result) in closed {
+            self.note(order, result);
+        }
+        match recorded {
+            Ok(recorded) => self.recorded = Some(recorded),
+            Err(error) => (0..self.orders.len()).for_each(|order| self.note(order, Err(error.clone()))),
+        }
+    }
+
+    /// The rows of agents that an order names by their tokens alone.
+    fn agents_by_token<'e>(&'e self, owners: &'e [(Ulid, AgentDid)]) -> impl Iterator<Item = Entry<'e>> {
+        let nameless = self
+            .orders
+            .iter()
+            .filter(|order| order.revoke_agent && order.agent.is_none());
+        nameless.flat_map(move |order| {
+            let owned = owners
+                .iter()
+                .filter(|(jti, _)| order.tokens.iter().any(|token| token.jti == *jti));
+            owned.map(move |(_, agent)| Entry {
+                revoke_agent: true,
+                tokens: &[],
+                ..entry(order, Some(agent))
+            })
+        })
+    }
+
+    /// A token may have been shown for the first time while its row was written: its object has written the table of
+    /// owners and read the ledger in one transaction, so either it found the row or the record found its entry.
+    async fn strike_new_owners(&mut self) {
+        let Some(recorded) = &self.recorded else { return };
+        let new: Vec<(Ulid, AgentDid)> = recorded
+            .owners
+            .iter()
+            .filter(|owner| !self.owners.contains(owner))
+            .cloned()
+            .collect();
+        for (order, given) in self.orders.iter().enumerate() {
+            let is_owned = |token: &TokenRevocation| recorded.owners.iter().any(|(jti, _)| *jti == token.jti);
+            if given.revoke_agent && given.agent.is_none() && !given.tokens.iter().any(is_owned) {
+                let message = "it revokes an agent that it names only by tokens never seen here";
+                if let Some(failure) = self.failures.get_mut(order) {
+                    failure.get_or_insert(NotDone(message.into()));
+                }
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        let struck = self.overlays(self.owners_strikes(&new)).await;
+        let first = self.strikes.len();
+        self.keep(struck);
+        let late = self.strikes.get(first..).unwrap_or_default();
+        let entries: Vec<Entry<'_>> = self.agents_by_token(&new).collect();
+        let closes = future::join_all(late.iter().map(|strike| self.close(strike)));
+        let (closed, recorded) = future::join(closes, self.within(ledger::record(self.app, &entries))).await;
+        // A lift may have come between the record and these strikes: the ledger is asked how they stand.
+        let settles = late
+            .iter()
+            .map(async |strike| (strike.order, self.settle(strike).await));
+        let settled = future::join_all(settles).await;
+        for (order, result) in closed.into_iter().chain(settled) {
+            self.note(order, result);
+        }
+        if let Err(error) = recorded {
+            (0..self.orders.len()).for_each(|order| self.note(order, Err(error.clone())));
+        }
+    }
+
+    /// The ledger has spoken. What it knows to be lifted is given back; the rest is final, and mail is given up.
+    async fn confirm(&mut self) {
+        let Some(recorded) = &self.recorded else { return };
+        let work = self.strikes.iter().filter(|strike| strike.struck);
+        let work = work.map(async |strike| {
+            let lifted = (strike.revoke_agent && recorded.lifted_agents.contains(&strike.agent))
+                || strike
+                    .tokens
+                    .iter()
+                    .any(|token| recorded.lifted_tokens.contains(&token.jti));
+            let result = match lifted {
+                true => self.settle(strike).await,
+                false => self.within(self.finish(strike)).await,
+            };
+            (strike.order, result)
+        });
+        for (order, result) in future::join_all(work).await {
+            self.note(order, result);
+        }
+    }
+
+    async fn settle(&self, strike: &Strike) -> Result<(), NotDone> {
+        settle(
+            self.app,
+            &strike.agent,
+            strike.revoke_agent,
+            &jtis_of(&strike.tokens),
+        )
+        .await
+    }
+
+    async fn finish(&self, strike: &Strike) -> Result<(), NotDone> {
+        if strike.revoke_agent || !strike.tokens.is_empty() {
+            client::revoke(self.app, self.request(strike, false)).await?;
+        }
+        if strike.revoke_agent {
+            let which = RevokedSockets::Agent;
+            relay::client::call(self.app, &strike.agent, RelayCall::RevokeSockets { which }).await?;
+        }
+        Ok(())
+    }
+
+    async fn overlays(&self, strikes: Vec<Strike>) -> Vec<(Strike, Result<(), NotDone>)> {
+        let work = strikes.into_iter().map(async |mut strike| {
+            let result = self.within(self.overlay(&strike)).await;
+            strike.struck = result.is_ok();
+            (strike, result)
+        });
+        future::join_all(work).await
+    }
+
+    async fn overlay(&self, strike: &Strike) -> Result<(), NotDone> {
+        let order = self.orders.get(strike.order);
+        let mut changed = strike.session_ended;
+        if strike.revoke_agent || !strike.tokens.is_empty() {
+            changed |= client::revoke(self.app, self.request(strike, true))
+                .await?
+                .changed;
+        }
+        if strike.session_ended {
+            let by_owner = order.is_some_and(|order| order.reason.as_deref() == Some(OWNER_AUTH_REVOKE));
+            client::end_session(self.app, &strike.agent, by_owner).await?;
+        }
+        let applied_at_ms = self.app.now_ms();
+        let fields = json!({
+            "agentDid": strike.agent.as_str(),
+            "source": order.map(|order| order.source.as_str()),
+            "eventId": order.and_then(|order| order.event_id.as_deref()),
+            "reason": order.and_then(|order| order.reason.as_deref()),
+            "agent": strike.revoke_agent,
+            "session": strike.session_ended,
+            "tokens": strike.tokens.len(),
+            "changed": changed,
+            "lag_ms": order.and_then(|order| order.told_at_ms).map(|at_ms| applied_at_ms.saturating_sub(at_ms)),
+        });
+        self.app.log.info("proxy.revocation.applied", fields);
+        Ok(())
+    }
+
+    fn request(&self, strike: &Strike, unconfirmed: bool) -> RevokeRequest {
+        let reason = self
+            .orders
+            .get(strike.order)
+            .and_then(|order| order.reason.as_deref());
+        RevokeRequest {
+            agent: strike.agent.clone(),
+            revoke_agent: strike.revoke_agent,
+            tokens: strike.tokens.clone(),
+            unconfirmed,
+            reissued: Some(reason == Some(REISSUED)),
+        }
+    }
+
+    /// Closes sockets. What waits for the agent is held until the ledger has spoken.
+    async fn close(&self, strike: &Strike) -> (usize, Result<(), NotDone>) {
+        let which = match strike.revoke_agent || strike.session_ended {
+            true => RevokedSockets::Session,
+            false => RevokedSockets::Tokens(jtis_of(&strike.tokens)),
+        };
+        let close = async {
+            let call = RelayCall::RevokeSockets { which };
+            match relay::client::call(self.app, &strike.agent, call).await? {
+                RelayReply::Closed { .. } => Ok(()),
+                _ => Err(NotDone(
+                    "the session gave another answer than was asked for".into(),
+                )),
+            }
+        };
+        (strike.order, self.within(close).await)
+    }
+
+    /// Every step has the patience of its orders, so that what hangs keeps the next batch waiting no longer.
+    async fn within<T, E>(&self, step: impl Future<Output = Result<T, E>>) -> Result<T, NotDone>
+    where
+        NotDone: From<E>,
+    {
+        let patience_ms = self
+            .orders
+            .iter()
+            .map(|order| order.patience_ms)
+            .max()
+            .unwrap_or(0);
+        match clock::within_ms(patience_ms, step).await {
+            Some(result) => result.map_err(NotDone::from),
+            None => Err(NotDone("a step did not answer in time".into())),
+        }
+    }
+
+    fn keep(&mut self, struck: Vec<(Strike, Result<(), NotDone>)>) {
+        for (strike, result) in struck {
+            self.note(strike.order, result);
+            self.strikes.push(strike);
+        }
+    }
+
+    fn note(&mut self, order: usize, result: Result<(), NotDone>) {
+        if let (Some(failure), Err(error)) = (self.failures.get_mut(order), result) {
+            failure.get_or_insert(error);
+        }
+    }
+
+    fn results(self) -> Vec<Result<u64, NotDone>> {
+        let latest_before = self.recorded.map_or(0, |recorded| recorded.latest_before);
+        let result = |failure: Option<NotDone>| failure.map_or(Ok(latest_before), Err);
+        self.failures.into_iter().map(result).collect()
+    }
+}
+
+fn entry<'a>(order: &'a Order, agent: Option<&'a AgentDid>) -> Entry<'a> {
     Entry {
         agent,
-        revoke_agent,
-        session_ended,
+        revoke_agent: order.revoke_agent && order.agent.is_some(),
+        session_ended: order.session_ended && order.agent.is_some(),
         tokens: &order.tokens,
+        told_expiry_ms: order.told_expiry_ms,
         reason: order.reason.as_deref(),
         source: order.source,
         event_id: order.event_id.as_deref(),

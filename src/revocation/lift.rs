@@ -83,16 +83,15 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
     };
     super::feed::poke_later(app);
 
-    let owner = match (target.subject.agent(), target.subject.jti()) {
-        (Some(agent), _) => Some(agent.clone()),
-        (None, Some(jti)) => {
-            let known = ledger::agents_of(app, &[jti]).await?;
-            known.into_iter().next().map(|(_, agent)| agent)
+    // Whoever was named, and whoever holds a token by the record. One that nobody has shown yet has no object: the first
+    // one that sees it asks the ledger.
+    let mut told: Vec<AgentDid> = target.subject.agent().cloned().into_iter().collect();
+    for (_, owner) in ledger::agents_of(app, &tokens).await? {
+        if !told.contains(&owner) {
+            told.push(owner);
         }
-        (None, None) => None,
-    };
-    // A token that nobody has shown yet has no object: the first one that sees it asks the ledger.
-    if let Some(agent) = owner {
+    }
+    for agent in told {
         settle(
             app,
             &agent,
@@ -165,6 +164,8 @@ async fn tell(app: &App, agent: &AgentDid, standing: &Standing) -> Result<(), No
         agent: agent.clone(),
         revoke_agent: standing.agent == Some(true),
         tokens: of(true),
+        unconfirmed: false,
+        reissued: None,
     };
     if revoke.revoke_agent || !revoke.tokens.is_empty() {
         // A lift that had not seen it may have let a socket in meanwhile, and mail.

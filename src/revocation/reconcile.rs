@@ -20,16 +20,19 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::NotDone;
-use super::apply::{AT_ONCE, Order, strike};
 use super::lift::settle;
 use crate::app::App;
-use crate::core::admission::{TokenRevocation, token_expiry_ms};
+use crate::core::admission::overlay::REISSUED;
+use crate::core::admission::{RevokeRequest, TokenRevocation, token_expiry_ms};
 use crate::core::budget::Budget;
 use crate::core::listing::{ListedToken, Listing};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Source;
 use crate::registry::crl::{self, Whole};
+use crate::relay;
+use crate::relay::protocol::{RelayCall, RevokedSockets};
+use crate::trust::client;
 use crate::trust::ledger;
 use crate::trust::ledger::reconciliation::{self, State};
 
@@ -39,11 +42,15 @@ const FETCH_TIMEOUT_MS: u64 = 20_000;
 const LOOK_UP: usize = 5_000;
 /// How many tokens one statement records. Each may have an agent to tell, with two calls.
 const BATCH: usize = 200;
-/// How many batches a run may have, of at most five queries each, and after how many told agents it begins no other
-/// batch. Together that is less than the 1,000 subrequests that one invocation has.
-const MAX_BATCHES: usize = 60;
-const MAX_TOLD: usize = 100;
-/// The reason that the registry gives for an entry which is listed because its agent was revoked.
+/// Batches of one run, by five queries each at most: an invocation has 1,000 queries.
+const MAX_BATCHES: usize = 100;
+/// One agent in so many subrequests is told by one run: two calls each, their retries, and what the rest of it needs.
+const SUBREQUESTS_PER_AGENT: u64 = 4;
+/// Agents that are told at the same time.
+const AT_ONCE: usize = 6;
+/// A run is due this long after the last one that went through the whole list.
+const EVERY_MS: u64 = 15 * 60_000 - 30_000;
+/// What the registry gives as the reason of an entry that is listed because its agent was revoked.
 const WITH_ITS_AGENT: &str = "agent_revoked";
 
 /// How a run ended.
@@ -74,12 +81,27 @@ pub struct Report {
     pub told: u64,
 }
 
-/// A scheduled run. If it fails, that is logged, and the next run goes on.
-pub async fn run(app: &App) {
-    if let Err(error) = reconcile(app).await {
+/// The schedule, every minute: a run where one is due, or where the last one left something. Its failure is a line, and
+/// the next minute tries again.
+pub async fn run_if_due(app: &App) {
+    let done = async {
+        let state = reconciliation::load(app).await?;
+        match is_due(&state, app.now_ms()) {
+            true => reconcile(app).await.map(|_| ()),
+            false => Ok(()),
+        }
+    };
+    if let Err(error) = done.await {
         app.log
             .error("proxy.reconcile.failed", json!({ "error": error.to_string() }));
     }
+}
+
+/// A time that lies ahead is no reason to wait for it.
+fn is_due(state: &State, now_ms: u64) -> bool {
+    let unfinished = state.cursor.is_some() || !state.pending.is_empty();
+    let age_ms = state.finished_at_ms.and_then(|at_ms| now_ms.checked_sub(at_ms));
+    unfinished || age_ms.is_none_or(|age_ms| age_ms >= EVERY_MS)
 }
 
 /// One run.
@@ -195,7 +217,8 @@ impl Run<'_> {
         for block in tokens.chunks(LOOK_UP) {
             let lacking = reconciliation::lacking(self.app, block).await?;
             for batch in lacking.chunks(BATCH) {
-                if batches == MAX_BATCHES || self.told >= MAX_TOLD as u64 {
+                if batches == MAX_BATCHES || self.told >= self.app.config.subrequests / SUBREQUESTS_PER_AGENT
+                {
                     self.keep().await?;
                     return Ok(false);
                 }
@@ -267,8 +290,8 @@ impl Run<'_> {
     async fn tell(&mut self, listing: &Listing, found: &[(Ulid, AgentDid)]) -> Result<(), NotDone> {
         let app = self.app;
         let strikes = found.iter().map(|(jti, agent)| {
-            let order = order(app, *jti, agent, listing.entry(jti));
-            async move { strike(app, &order, agent, false, &order.tokens).await }
+            let entry = listing.entry(jti);
+            async move { take(app, *jti, agent, entry.as_ref()).await }
         });
         let results: Vec<_> = stream::iter(strikes).buffer_unordered(AT_ONCE).collect().await;
         self.told += results.len() as u64;
@@ -281,22 +304,31 @@ impl Run<'_> {
     }
 }
 
-fn order(app: &App, jti: Ulid, agent: &AgentDid, entry: Option<ListedToken>) -> Order {
-    let now_ms = app.now_ms();
-    let listed_at_ms = entry.as_ref().map(|entry| entry.revoked_at_ms);
-    Order {
-        agent: Some(agent.clone()),
+/// Takes a listed token from whoever holds it: overlay, then sockets. The ledger's row follows with its batch.
+async fn take(app: &App, jti: Ulid, agent: &AgentDid, entry: Option<&ListedToken>) -> Result<(), NotDone> {
+    let reason = entry.and_then(|entry| entry.reason.as_deref());
+    let request = RevokeRequest {
+        agent: agent.clone(),
         revoke_agent: false,
-        session_ended: false,
         tokens: vec![TokenRevocation {
             jti,
-            expires_at_ms: token_expiry_ms(None, now_ms),
+            expires_at_ms: token_expiry_ms(None, app.now_ms()),
         }],
-        reason: entry.and_then(|entry| entry.reason),
-        source: Source::Crl,
-        event_id: None,
-        revoked_at_ms: listed_at_ms.unwrap_or(now_ms),
-        told_at_ms: listed_at_ms,
-        ledger_within_ms: app.config.trust.write_timeout_ms,
-    }
+        unconfirmed: false,
+        reissued: Some(reason == Some(REISSUED)),
+    };
+    let changed = client::revoke(app, request).await?.changed;
+    let which = RevokedSockets::Tokens(vec![jti]);
+    relay::client::call(app, agent, RelayCall::RevokeSockets { which }).await?;
+    let listed_at_ms = entry.map(|entry| entry.revoked_at_ms);
+    let fields = json!({
+        "agentDid": agent.as_str(),
+        "source": Source::Crl.as_str(),
+        "reason": reason,
+        "tokens": 1,
+        "changed": changed,
+        "lag_ms": listed_at_ms.map(|at_ms| app.now_ms().saturating_sub(at_ms)),
+    });
+    app.log.info("proxy.revocation.applied", fields);
+    Ok(())
 }

@@ -127,6 +127,20 @@ pub async fn lift(app: &App, request: LiftRequest) -> Result<RevokeReply, TrustU
     call(app, request.agent.ulid(), &TrustCall::Lift(request)).await
 }
 
+/// Ends what is cached about an agent's session, and, where its owner ended it, the authority of what was accepted
+/// under it until now.
+///
+/// # Errors
+/// No answer: it must be tried again.
+pub async fn end_session(app: &App, agent: &AgentDid, by_owner: bool) -> Result<(), TrustUnavailable> {
+    let end = TrustCall::ReplaceGeneration {
+        agent: agent.clone(),
+        changed: Changed::Session,
+        by_owner,
+    };
+    call::<RevokeReply>(app, agent.ulid(), &end).await.map(|_| ())
+}
+
 /// Voids what is cached about an agent and may have changed. Returns the generation that is now in force, for the
 /// agent's relay session.
 ///
@@ -143,6 +157,7 @@ pub async fn replace_generation(
         &TrustCall::ReplaceGeneration {
             agent: agent.clone(),
             changed,
+            by_owner: false,
         },
     )
     .await?;

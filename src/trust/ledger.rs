@@ -18,11 +18,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use crate::app::App;
-use crate::core::admission::overlay::UNKNOWN_EXPIRY_MS;
+use crate::core::admission::overlay::REISSUED;
 use crate::core::admission::{LedgerAnswer, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -31,59 +31,17 @@ use crate::protocol::revocation::Source;
 pub mod feed;
 pub mod lift;
 pub mod reconciliation;
+mod statements;
 
 const ACTIVE: &str = "
-SELECT kind, expires_at_ms FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
+SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
 UNION ALL
-SELECT kind, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL
+SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL
 UNION ALL
-SELECT 'lifted', expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL";
+SELECT 'lifted', reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL";
 
 const REMEMBER_TOKEN: &str =
     "INSERT INTO agent_tokens (jti, agent_did, expires_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-
-/// If the registry also revokes an agent that an operator revoked, the row's source becomes the registry, whichever came
-/// first. Lifting it then needs `force`, and holds against that event.
-const RECORD_ONE: &str = "
-INSERT INTO revocations (kind, agent_did, reason, source, event_id, revoked_at_ms, recorded_at_ms)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-ON CONFLICT (agent_did) WHERE kind = 'agent' AND lifted_by IS NULL DO UPDATE SET
-  source = excluded.source, event_id = excluded.event_id
-  WHERE revocations.source = 'operator' AND excluded.source <> 'operator' AND NOT EXISTS
-    (SELECT 1 FROM revocations AS told WHERE told.event_id = excluded.event_id AND told.kind = 'agent')
-ON CONFLICT DO NOTHING";
-
-/// An expiry this far after its record is as late as any can be: the longest life of a token (docs/wire.md §2), less the
-/// time that may pass between reckoning and recording.
-const LATEST_EXPIRY_MS: u64 = UNKNOWN_EXPIRY_MS - 60_000;
-
-/// Those of these tokens that stand with an earlier expiry. Each gets a new number above all others, which leaves gaps.
-const EXTEND_TOKENS: &str = "
-UPDATE revocations SET expires_at_ms = named.expires_at_ms, recorded_at_ms = ?2,
-  seq = (SELECT MAX(seq) FROM revocations) + 1 + named.n
-FROM (SELECT key AS n, value ->> '$.jti' AS jti, value ->> '$.expires_at_ms' AS expires_at_ms FROM json_each(?1)) AS named
-WHERE revocations.kind = 'token' AND revocations.lifted_by IS NULL AND revocations.jti = named.jti
-  AND revocations.expires_at_ms < named.expires_at_ms
-  AND revocations.expires_at_ms < revocations.recorded_at_ms + ?3
-  AND (revocations.event_id IS NULL OR ?4 IS NULL OR revocations.event_id <> ?4)";
-
-const RECORD_TOKENS: &str = "
-INSERT INTO revocations
-  (kind, agent_did, jti, reason, source, event_id, revoked_at_ms, recorded_at_ms, expires_at_ms)
-SELECT 'token', COALESCE(?1, (SELECT agent_did FROM agent_tokens WHERE agent_tokens.jti = value ->> '$.jti')),
-  value ->> '$.jti', ?2, ?3, ?4, ?5, ?6, value ->> '$.expires_at_ms'
-FROM json_each(?7) WHERE true
-ON CONFLICT (jti) WHERE kind = 'token' AND lifted_by IS NULL DO UPDATE SET
-  agent_did = COALESCE(agent_did, excluded.agent_did)
-ON CONFLICT DO NOTHING";
-
-/// Changes the source of those of these tokens that only an operator has revoked.
-const ADOPT_TOKENS: &str = "
-UPDATE revocations SET source = ?2, event_id = ?3
-WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator' AND ?2 <> 'operator'
-  AND jti IN (SELECT value ->> '$.jti' FROM json_each(?1)) AND NOT EXISTS (
-    SELECT 1 FROM revocations AS other
-    WHERE other.event_id = ?3 AND other.kind = 'token' AND COALESCE(other.jti, '') = COALESCE(revocations.jti, ''))";
 
 const AGENTS_OF: &str = "
 SELECT jti, agent_did FROM agent_tokens WHERE jti IN (SELECT value FROM json_each(?1))";
@@ -112,7 +70,9 @@ pub struct Entry<'a> {
     pub session_ended: bool,
     /// The tokens, which get a row of kind `token` each.
     pub tokens: &'a [TokenRevocation],
-    /// The reason that the source gives.
+    /// When these tokens end, as the source tells it; Unix milliseconds. It can only lengthen what is known.
+    pub told_expiry_ms: Option<u64>,
+    /// Why, as the source says it.
     pub reason: Option<&'a str>,
     /// Who revoked it.
     pub source: Source,
@@ -131,13 +91,57 @@ pub struct Standing {
     pub tokens: BTreeMap<Ulid, (bool, u64)>,
 }
 
-/// What was there when something was recorded.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a record found and left.
+#[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// The ledger's highest number before that.
     pub latest_before: u64,
-    /// Whether anything that was named was ever lifted, so that overlay and ledger may differ.
-    pub ever_lifted: bool,
+    /// Of what was named, what was ever lifted: there the overlay may say something else than the ledger.
+    pub lifted_agents: Vec<AgentDid>,
+    /// Likewise.
+    pub lifted_tokens: Vec<Ulid>,
+    /// Whose the tokens are that were named, of those that were ever shown here.
+    pub owners: Vec<(Ulid, AgentDid)>,
+}
+
+/// One thing that an entry names, as `statements` reads it.
+#[derive(Serialize)]
+struct Named<'a> {
+    event: Option<&'a str>,
+    kind: &'static str,
+    subject: String,
+    agent: Option<&'a str>,
+    jti: Option<Ulid>,
+    reason: Option<&'a str>,
+    source: &'static str,
+    at: u64,
+    expires: Option<u64>,
+}
+
+impl<'a> Named<'a> {
+    fn of(entry: &'a Entry<'a>) -> Vec<Self> {
+        let agent = entry.agent.map(AgentDid::as_str);
+        let named = |kind, subject, token: Option<&TokenRevocation>| Self {
+            event: entry.event_id,
+            kind,
+            subject,
+            agent,
+            jti: token.map(|token| token.jti),
+            reason: entry.reason,
+            source: entry.source.as_str(),
+            at: entry.revoked_at_ms,
+            expires: entry.told_expiry_ms,
+        };
+        let mut all = Vec::new();
+        for (kind, wanted) in [("agent", entry.revoke_agent), ("session", entry.session_ended)] {
+            if let (true, Some(agent)) = (wanted, agent) {
+                all.push(named(kind, agent.to_owned(), None));
+            }
+        }
+        let tokens = entry.tokens.iter();
+        all.extend(tokens.map(|token| named("token", token.jti.to_string(), Some(token))));
+        all
+    }
 }
 
 /// For the first sight of a token: records which agent it belongs to, and reads what the ledger says about both.
@@ -153,17 +157,22 @@ pub async fn first_sight(
     #[derive(Deserialize)]
     struct Row {
         kind: String,
+        reason: Option<String>,
         expires_at_ms: Option<f64>,
     }
 
-    let mut statements = Vec::with_capacity(2);
+    let mut statements = Vec::with_capacity(4);
     if let Some((jti, expires_at_ms)) = token {
         let values = [
             text(&jti.to_string()),
             text(agent.as_str()),
             number(expires_at_ms),
         ];
+        let [jti, agent, expires_at] = values.clone();
         statements.push(Sql::new(REMEMBER_TOKEN, values));
+        statements.push(Sql::new(statements::CORRECT_OWNER, [jti.clone(), agent.clone()]));
+        let values = [jti, agent, expires_at, number(app.now_ms())];
+        statements.push(Sql::new(statements::CORRECT_EXPIRY, values));
     }
     let jti = token.map(|(jti, _)| jti.to_string());
     statements.push(Sql::new(
@@ -177,70 +186,60 @@ pub async fn first_sight(
         match row.kind.as_str() {
             "agent" => answer.agent_revoked = true,
             "lifted" => answer.token_lifted = true,
-            _ => answer.token_revoked_until_ms = Some(kept_until_ms(row.expires_at_ms)),
+            _ => {
+                answer.token_revoked_until_ms = Some(kept_until_ms(row.expires_at_ms));
+                answer.token_reissued = row.reason.as_deref() == Some(REISSUED);
+            }
         }
     }
     answer.token_lifted &= answer.token_revoked_until_ms.is_none();
     Ok(answer)
 }
 
-/// Writes what was revoked, in one transaction.
+/// Writes what was revoked by all of these, in one transaction.
 ///
 /// # Errors
-/// D1 gave no answer. Write it again.
-pub async fn record(app: &App, entry: &Entry<'_>) -> Result<Recorded, DbError> {
-    let now_ms = app.now_ms();
-    let agent = entry.agent.map(AgentDid::as_str);
-    let source = entry.source.as_str();
-    let (revoked_at, recorded_at) = (number(entry.revoked_at_ms), number(now_ms));
-    let mut statements = vec![Sql::new(feed::LATEST, [])];
-    for (kind, wanted) in [("agent", entry.revoke_agent), ("session", entry.session_ended)] {
-        if wanted {
-            let values = [
-                text(kind),
-                optional_text(agent),
-                optional_text(entry.reason),
-                text(source),
-                optional_text(entry.event_id),
-                revoked_at.clone(),
-                recorded_at.clone(),
-            ];
-            statements.push(Sql::new(RECORD_ONE, values));
-        }
+/// D1 gave no answer: write it again.
+pub async fn record(app: &App, entries: &[Entry<'_>]) -> Result<Recorded, DbError> {
+    #[derive(Deserialize)]
+    struct Lifted {
+        kind: String,
+        subject: String,
     }
-    if !entry.tokens.is_empty() {
-        let tokens =
-            serde_json::to_string(entry.tokens).map_err(|error| DbError::Failed(error.to_string()))?;
-        let longest = number(LATEST_EXPIRY_MS);
-        let event_id = optional_text(entry.event_id);
-        let values = [text(&tokens), recorded_at.clone(), longest, event_id.clone()];
-        statements.push(Sql::new(EXTEND_TOKENS, values));
-        let values = [text(&tokens), text(source), event_id];
-        statements.push(Sql::new(ADOPT_TOKENS, values));
-        let values = [
-            optional_text(agent),
-            optional_text(entry.reason),
-            text(source),
-            optional_text(entry.event_id),
-            revoked_at,
-            recorded_at,
-            text(&tokens),
-        ];
-        statements.push(Sql::new(RECORD_TOKENS, values));
-    }
-    if statements.len() == 1 {
+
+    let named: Vec<Named<'_>> = entries.iter().flat_map(Named::of).collect();
+    if named.is_empty() {
         return Ok(Recorded::default());
     }
-    let jtis: Vec<Ulid> = entry.tokens.iter().map(|token| token.jti).collect();
-    let of_agent = agent.filter(|_| entry.revoke_agent);
-    statements.push(standing_sql(of_agent, &jtis)?);
-    let last = statements.len() - 1;
+    let named = serde_json::to_string(&named).map_err(|error| DbError::Failed(error.to_string()))?;
+    let (named, now) = (text(&named), number(app.now_ms()));
+    let mut statements = vec![Sql::new(feed::LATEST, [])];
+    for write in [
+        statements::EXTEND_TOKENS,
+        statements::ADOPT_TOKENS,
+        statements::RECORD_TOKENS,
+        statements::RECORD_AGENTS,
+        statements::RECORD_SESSIONS,
+        statements::REMEMBER,
+    ] {
+        statements.push(Sql::new(write, [named.clone(), now.clone()]));
+    }
+    let lifted_at = statements.len();
+    statements.push(Sql::new(statements::EVER_LIFTED, [named.clone()]));
+    statements.push(Sql::new(statements::OWNERS, [named]));
     let results = batch(app, app.config.trust.write_timeout_ms, statements).await?;
-    let rows = d1::rows::<StandingRow>(&results, last)?;
-    Ok(Recorded {
+    let mut recorded = Recorded {
         latest_before: feed::latest_of(&results, 0)?,
-        ever_lifted: rows.iter().any(|row| row.stands == 0.0),
-    })
+        owners: owners_of(d1::rows(&results, lifted_at + 1)?),
+        ..Recorded::default()
+    };
+    for row in d1::rows::<Lifted>(&results, lifted_at)? {
+        match row.kind.as_str() {
+            "agent" => recorded.lifted_agents.extend(AgentDid::parse(&row.subject)),
+            _ => recorded.lifted_tokens.extend(Ulid::parse(&row.subject)),
+        }
+    }
+    Ok(recorded)
 }
 
 /// What the ledger says about an agent, if one is given, and about tokens.
@@ -259,19 +258,23 @@ pub async fn standing(app: &App, agent: Option<&AgentDid>, jtis: &[Ulid]) -> Res
 /// # Errors
 /// D1 gave no answer.
 pub async fn agents_of(app: &App, jtis: &[Ulid]) -> Result<Vec<(Ulid, AgentDid)>, DbError> {
-    #[derive(Deserialize)]
-    struct Row {
-        jti: Ulid,
-        agent_did: AgentDid,
+    if jtis.is_empty() {
+        return Ok(Vec::new());
     }
+    let sql = Sql::new(AGENTS_OF, [text(&json_of(jtis)?)]);
+    query(app, app.config.trust.write_timeout_ms, sql)
+        .await
+        .map(owners_of)
+}
 
-    let rows: Vec<Row> = query(
-        app,
-        app.config.trust.write_timeout_ms,
-        Sql::new(AGENTS_OF, [text(&json_of(jtis)?)]),
-    )
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.jti, row.agent_did)).collect())
+#[derive(Deserialize)]
+struct OwnerRow {
+    jti: Ulid,
+    agent_did: AgentDid,
+}
+
+fn owners_of(rows: Vec<OwnerRow>) -> Vec<(Ulid, AgentDid)> {
+    rows.into_iter().map(|row| (row.jti, row.agent_did)).collect()
 }
 
 #[derive(Deserialize)]

@@ -105,6 +105,10 @@ impl ProxyTrustState {
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.lift(&request, fresh))
             }
+            TrustCall::ReplaceGeneration { by_owner: true, .. } => {
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, now_ms| machine.end_session(now_ms, fresh))
+            }
             TrustCall::ReplaceGeneration { changed, .. } => {
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.replace_generation(fresh, changed))

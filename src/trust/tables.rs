@@ -1,7 +1,11 @@
 //! The SQL of one agent's object.
 //!
-//! `nonces` has no index but its key, so an admission writes one row. The key begins with the bucket, so forgetting
-//! is one delete over a range.
+//! `nonces` has no index but its key, so an admission writes one row. Its key begins with the bucket: forgetting is one
+//! delete over a range.
+//!
+//! Storage outlives versions in both directions: a `meta` row of a name that this version does not know, or a row of a
+//! table that it cannot read, is left as it is and passed over. What decides is asked by key (`FACTS`), so a revoked
+//! token stays revoked whatever else its row holds.
 
 use std::ops::RangeInclusive;
 
@@ -29,6 +33,9 @@ CREATE TABLE IF NOT EXISTS seen_tokens (
 CREATE TABLE IF NOT EXISTS lifted_tokens (
   jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reissued_tokens (
+  jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS validations (
   token_hash BLOB NOT NULL PRIMARY KEY, jti TEXT NOT NULL, validated_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -47,6 +54,10 @@ const SKEWS: &str = "skews";
 const AGENT_REVOKED: &str = "agent_revoked";
 const LEDGER_ASKED: &str = "ledger_asked";
 const FORGOTTEN_THROUGH: &str = "forgotten_through";
+/// A revocation was written that the ledger has not confirmed yet.
+const UNCONFIRMED: &str = "unconfirmed";
+/// When the agent's owner last ended its session.
+const SESSION_ENDED_AT: &str = "session_ended_at_ms";
 
 /// The tables of the object that opened them.
 pub struct SqlTables {
@@ -87,23 +98,23 @@ impl SqlTables {
     fn tokens(&self, query: &str) -> Result<Vec<(Ulid, u64)>> {
         let rows = self.rows(query, vec![])?;
         let token = |row: Vec<Value>| match row.as_slice() {
-            [jti, expiry] => Ok((ulid(jti)?, number(expiry)?)),
-            _ => Err(unexpected()),
+            [jti, expiry] => Some((ulid(jti).ok()?, number(expiry).ok()?)),
+            _ => None,
         };
-        rows.into_iter().map(token).collect()
+        Ok(rows.into_iter().filter_map(token).collect())
     }
 
     fn validations(&self) -> Result<Vec<Validation>> {
         let rows = self.rows("SELECT token_hash, jti, validated_at_ms FROM validations", vec![])?;
         let validation = |row: Vec<Value>| match row.as_slice() {
-            [hash, jti, at] => Ok(Validation {
-                token_hash: bytes(hash)?,
-                jti: ulid(jti)?,
-                validated_at_ms: number(at)?,
+            [hash, jti, at] => Some(Validation {
+                token_hash: bytes(hash).ok()?,
+                jti: ulid(jti).ok()?,
+                validated_at_ms: number(at).ok()?,
             }),
-            _ => Err(unexpected()),
+            _ => None,
         };
-        rows.into_iter().map(validation).collect()
+        Ok(rows.into_iter().filter_map(validation).collect())
     }
 }
 
@@ -128,20 +139,21 @@ impl Tables for SqlTables {
         }
         for row in self.rows("SELECT name, value FROM meta", vec![])? {
             let [Value::String(name), Value::String(value)] = row.as_slice() else {
-                return Err(unexpected());
+                continue;
             };
             match name.as_str() {
-                GENERATION => stored.generation = Some(value.parse().map_err(|_| unexpected())?),
-                PAIRS_GENERATION => {
-                    stored.pairs_generation = Some(value.parse().map_err(|_| unexpected())?);
-                }
+                // Without one that can be read, the object takes a new one, which voids what is cached.
+                GENERATION => stored.generation = value.parse().ok(),
+                PAIRS_GENERATION => stored.pairs_generation = value.parse().ok(),
                 SKEWS => stored.skews = SkewLog::from_text(value),
                 FORGOTTEN_THROUGH => {
                     stored.forgotten_through = Some(value.parse().map_err(|_| unexpected())?)
                 }
                 AGENT_REVOKED => stored.agent_revoked = true,
                 LEDGER_ASKED => stored.ledger_asked = true,
-                _ => return Err(unexpected()),
+                UNCONFIRMED => stored.unconfirmed = true,
+                SESSION_ENDED_AT => stored.session_ended_at_ms = value.parse().ok(),
+                _ => {}
             }
         }
         Ok(stored)
@@ -244,7 +256,7 @@ impl Tables for SqlTables {
             vec![jti.clone()],
         )?;
         if let Some(standing) = standing.first().and_then(|row| row.first())
-            && number(standing)? >= token.expires_at_ms
+            && number(standing).is_ok_and(|standing_ms| standing_ms >= token.expires_at_ms)
         {
             return Ok(false);
         }
@@ -252,6 +264,32 @@ impl Tables for SqlTables {
             ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
         self.run(query, vec![jti, integer(token.expires_at_ms)])?;
         Ok(true)
+    }
+
+    fn put_token_reissued(&self, token: &TokenRevocation, reissued: bool) -> Result<()> {
+        let jti: Value = token.jti.to_string().into();
+        if !reissued {
+            return self.run("DELETE FROM reissued_tokens WHERE jti = ?", vec![jti]);
+        }
+        let query = "INSERT INTO reissued_tokens (jti, expires_at_ms) VALUES (?, ?)
+            ON CONFLICT (jti) DO UPDATE SET expires_at_ms = MAX(expires_at_ms, excluded.expires_at_ms)";
+        self.run(query, vec![jti, integer(token.expires_at_ms)])
+    }
+
+    fn token_reissued(&self, jti: Ulid) -> Result<bool> {
+        let query = "SELECT 1 FROM reissued_tokens WHERE jti = ?";
+        Ok(!self.rows(query, vec![jti.to_string().into()])?.is_empty())
+    }
+
+    fn put_unconfirmed(&self, unconfirmed: bool) -> Result<()> {
+        match unconfirmed {
+            true => self.put_meta(UNCONFIRMED, "1".into()),
+            false => self.run("DELETE FROM meta WHERE name = ?", vec![UNCONFIRMED.into()]),
+        }
+    }
+
+    fn put_session_ended_at(&self, at_ms: u64) -> Result<()> {
+        self.put_meta(SESSION_ENDED_AT, at_ms.to_string())
     }
 
     fn put_ledger_asked(&self) -> Result<()> {
@@ -300,6 +338,10 @@ impl Tables for SqlTables {
         )?;
         self.run(
             "DELETE FROM lifted_tokens WHERE expires_at_ms < ?",
+            vec![before.clone()],
+        )?;
+        self.run(
+            "DELETE FROM reissued_tokens WHERE expires_at_ms < ?",
             vec![before.clone()],
         )?;
         self.run("DELETE FROM seen_tokens WHERE expires_at_ms < ?", vec![before])

@@ -56,7 +56,7 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
       retry_delay: 1,
     })));
     if (env) assert.equal(config.build.command, "npm run build");
-    assert.deepEqual(config.triggers.crons, ["*/15 * * * *"]);
+    assert.deepEqual(config.triggers.crons, ["* * * * *"]);
     const names = Object.keys(config.vars);
     assert.ok(!names.some((name) => /SECRET|TOKEN|SERVICE_ID/.test(name)), `no secret is a variable: ${names}`);
   });

@@ -105,6 +105,12 @@ impl KeySet {
         self.keys.get(kid).filter(|key| key.active).map(|key| &key.public)
     }
 
+    /// The names of the keys that verify.
+    pub fn active_kids(&self) -> impl Iterator<Item = &str> {
+        let active = self.keys.iter().filter(|(_, key)| key.active);
+        active.map(|(kid, _)| kid.as_str())
+    }
+
     /// Whether it holds no key at all.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()

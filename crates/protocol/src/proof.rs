@@ -296,5 +296,10 @@ impl fmt::Debug for AccessToken {
     }
 }
 
+/// The name of a message that has no id of its own: two of the same bytes are the same message.
+pub fn body_id(body: &str) -> String {
+    format!("body:{}", b64::encode(&Sha256::digest(body.as_bytes())))
+}
+
 #[cfg(test)]
 mod tests;

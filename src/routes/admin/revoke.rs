@@ -12,10 +12,11 @@ use crate::core::admin::check_order;
 use crate::core::admission::{TokenRevocation, token_expiry_ms};
 use crate::error::ApiError;
 use crate::http::{self, Incoming, json_response};
+use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::revocation::{self, Source, Subject};
 use crate::revocation::{Order, apply};
-use crate::trust::ledger::feed;
+use crate::trust::ledger::{self, feed};
 
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let issuer = &app.config.registry.expected_issuer;
@@ -43,8 +44,13 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         event_id: None,
         revoked_at_ms: now_ms,
         told_at_ms: Some(now_ms),
-        ledger_within_ms: app.config.trust.write_timeout_ms,
+        told_expiry_ms: match &subject {
+            Subject::Token { expires_at_ms, .. } => *expires_at_ms,
+            _ => None,
+        },
+        patience_ms: app.config.trust.write_timeout_ms,
     };
+    refuse_mismatch(app, &subject).await?;
     let before = apply(app, &order)
         .await
         .map_err(|error| unavailable(app, &error))?;
@@ -68,4 +74,22 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
     });
     app.log.warn("proxy.admin.revoked", fields);
     json_response(if new { 201 } else { 200 }, &item)
+}
+
+/// A token that belongs to another agent than the one that is named beside it is a mistake to be mended by the operator.
+/// A record that does not answer keeps no kill waiting: whoever holds the token is struck when the order is repeated.
+async fn refuse_mismatch(app: &App, subject: &Subject) -> Result<(), ApiError> {
+    let (Some(jti), Some(named)) = (subject.jti(), subject.agent()) else {
+        return Ok(());
+    };
+    let owners = ledger::agents_of(app, &[jti]).await.unwrap_or_default();
+    match owners.into_iter().find(|(_, owner)| owner != named) {
+        Some((_, owner)) => {
+            let message =
+                "This token belongs to another agent than the one that is named. Nothing was revoked.";
+            let error = ApiError::new(&code::PROXY_REVOCATION_AGENT_MISMATCH, message);
+            Err(error.with_details(json!({ "ownerAgentDid": owner.as_str() })))
+        }
+        None => Ok(()),
+    }
 }

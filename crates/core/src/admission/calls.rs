@@ -34,6 +34,9 @@ pub enum TrustCall {
         /// What of it changed.
         #[serde(default)]
         changed: Changed,
+        /// The agent's owner ended its session: what was accepted under it before has no authority any more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_owner: bool,
     },
     /// Is the agent, or this token of it, revoked? For sockets and queued mail, which have no request. `CheckReply`.
     Check {
@@ -158,6 +161,13 @@ pub struct RevokeRequest {
     pub revoke_agent: bool,
     /// These tokens are.
     pub tokens: Vec<TokenRevocation>,
+    /// The ledger has not spoken yet. Until it has, what rests on this revocation must be reversible.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
+    /// Whether the tokens are revoked only because the agent has newer ones: mail that was accepted under them is still
+    /// carried. Where it is not said, what is known of them stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reissued: Option<bool>,
 }
 
 /// The lift of an agent's revocation, of those of some of its tokens, or both.
@@ -190,6 +200,15 @@ pub struct CheckReply {
     /// How far off its clock was at worst in the last hour, if it was admitted in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_skew: Option<WorstSkew>,
+    /// The ledger has not confirmed the revocation yet: mail waits, and is not given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
+    /// The token was revoked only because it was reissued.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reissued: bool,
+    /// When the agent's owner last ended its session, Unix milliseconds: mail accepted up to then has no authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ended_at_ms: Option<u64>,
 }
 
 /// An access token that the registry called valid.
@@ -281,6 +300,8 @@ mod tests {
                     jti: jti(),
                     expires_at_ms: 3,
                 }],
+                unconfirmed: false,
+                reissued: None,
             }),
             &format!(
                 r#"{{"revoke":{{"agent":"{DID}","revoke_agent":false,"tokens":[{{"jti":"01HF7YAT31JZHSMW1CG6Q6MHB7","expires_at_ms":3}}]}}}}"#
@@ -298,6 +319,7 @@ mod tests {
             &TrustCall::ReplaceGeneration {
                 agent: agent(),
                 changed: Changed::Pairs,
+                by_owner: false,
             },
             &format!(r#"{{"replace_generation":{{"agent":"{DID}","changed":"pairs"}}}}"#),
         );
@@ -387,6 +409,9 @@ mod tests {
                 revoked: None,
                 generation,
                 worst_skew: None,
+                unconfirmed: false,
+                reissued: false,
+                session_ended_at_ms: None,
             },
             r#"{"revoked":null,"generation":"0101010101010101"}"#,
         );
@@ -398,6 +423,9 @@ mod tests {
                     skew_s: -250,
                     at_ms: 7,
                 }),
+                unconfirmed: false,
+                reissued: false,
+                session_ended_at_ms: None,
             },
             r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7}}"#,
         );

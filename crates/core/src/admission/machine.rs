@@ -51,6 +51,8 @@ pub struct Admission<T> {
     validations: Vec<Validation>,
     lifted_tokens: HashMap<Ulid, u64>,
     skews: SkewLog,
+    unconfirmed: bool,
+    session_ended_at_ms: Option<u64>,
 }
 
 impl<T: Tables> Admission<T> {
@@ -72,6 +74,8 @@ impl<T: Tables> Admission<T> {
             validations,
             lifted_tokens,
             skews,
+            unconfirmed,
+            session_ended_at_ms,
         } = tables.load(now_ms.saturating_sub(limits.rate_window_ms))?;
         let (generation, pairs_generation) = match (generation, pairs_generation) {
             (Some(generation), Some(pairs)) => (generation, pairs),
@@ -95,6 +99,8 @@ impl<T: Tables> Admission<T> {
             validations,
             lifted_tokens: lifted_tokens.into_iter().collect(),
             skews,
+            unconfirmed,
+            session_ended_at_ms,
         })
     }
 
@@ -112,6 +118,11 @@ impl<T: Tables> Admission<T> {
             .tables
             .facts(request.jti, &request.nonce_hash, nonces::live_buckets(now_ms))?;
         if facts.token_revoked {
+            // Whoever presents the token tells how long it lives, and so how long its revocation must be kept.
+            self.revoke_token(&TokenRevocation {
+                jti: request.jti,
+                expires_at_ms: request.jti_expires_at_ms,
+            })?;
             return Ok(AdmitReply::Revoked {
                 what: RevokedWhat::Token,
             });
@@ -152,7 +163,22 @@ impl<T: Tables> Admission<T> {
     pub fn revoke(&mut self, request: &RevokeRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
         let mut changed = self.revoke_agent_if(request.revoke_agent, fresh)?;
         for token in &request.tokens {
+            let known = self.tables.token_revoked(token.jti)?;
             changed |= self.revoke_token(token)?;
+            // A reason that ends the token's authority outweighs a reissue, whichever came first.
+            match request.reissued {
+                Some(true) if !known => self.tables.put_token_reissued(token, true)?,
+                Some(false) if known && self.tables.token_reissued(token.jti)? => {
+                    self.tables.put_token_reissued(token, false)?;
+                }
+                _ => {}
+            }
+        }
+        // What stood confirmed stays so: a repeated order does not take that back.
+        let unconfirmed = request.unconfirmed && (self.unconfirmed || changed);
+        if self.unconfirmed != unconfirmed {
+            self.tables.put_unconfirmed(unconfirmed)?;
+            self.unconfirmed = unconfirmed;
         }
         Ok(RevokeReply {
             changed,
@@ -176,10 +202,24 @@ impl<T: Tables> Admission<T> {
             self.tables.put_token_lifted(token)?;
             self.lifted_tokens.insert(token.jti, token.expires_at_ms);
         }
+        if self.unconfirmed {
+            self.tables.put_unconfirmed(false)?;
+            self.unconfirmed = false;
+        }
         Ok(RevokeReply {
             changed: lifts_agent || !request.tokens.is_empty(),
             generation: self.generation,
         })
+    }
+
+    /// The agent's owner ended its session: what was accepted under it until now has no authority any more.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn end_session(&mut self, now_ms: u64, fresh: Generation) -> Result<RevokeReply, T::Error> {
+        self.tables.put_session_ended_at(now_ms)?;
+        self.session_ended_at_ms = Some(now_ms);
+        self.replace_generation(fresh, Changed::Session)
     }
 
     /// Voids what is cached about the agent and may have changed.
@@ -222,11 +262,21 @@ impl<T: Tables> Admission<T> {
         let Some((jti, expires_at_ms)) = token else {
             return Ok(());
         };
+        let answer = LedgerAnswer {
+            token_revoked_until_ms: answer
+                .token_revoked_until_ms
+                .map(|until_ms| until_ms.max(expires_at_ms)),
+            ..answer
+        };
         if let Some(until_ms) = answer.token_revoked_until_ms {
-            self.revoke_token(&TokenRevocation {
+            let token = TokenRevocation {
                 jti,
                 expires_at_ms: until_ms,
-            })?;
+            };
+            if answer.token_reissued && !self.tables.token_revoked(jti)? {
+                self.tables.put_token_reissued(&token, true)?;
+            }
+            self.revoke_token(&token)?;
         } else if answer.token_lifted && !self.tables.token_revoked(jti)? {
             let token = TokenRevocation { jti, expires_at_ms };
             self.tables.put_token_lifted(&token)?;
@@ -361,6 +411,12 @@ impl<T: Tables> Admission<T> {
             revoked,
             generation: self.generation,
             worst_skew: self.skews.worst(now_ms),
+            unconfirmed: revoked.is_some() && self.unconfirmed,
+            reissued: match jti {
+                Some(jti) if revoked == Some(RevokedWhat::Token) => self.tables.token_reissued(jti)?,
+                _ => false,
+            },
+            session_ended_at_ms: self.session_ended_at_ms,
         })
     }
 

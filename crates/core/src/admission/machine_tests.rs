@@ -59,6 +59,8 @@ fn revocation(revoke_agent: bool, tokens: &[(u8, u64)]) -> RevokeRequest {
         agent: agent(),
         revoke_agent,
         tokens: tokens.collect(),
+        unconfirmed: false,
+        reissued: None,
     }
 }
 
@@ -234,6 +236,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         agent_revoked: false,
         token_revoked_until_ms: Some(NOW_MS + 5),
         token_lifted: false,
+        token_reissued: false,
     };
     machine
         .learn(Some((jti(1), NOW_MS + 5)), answer, generation(1))
@@ -249,6 +252,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         agent_revoked: true,
         token_revoked_until_ms: None,
         token_lifted: false,
+        token_reissued: false,
     };
     machine.learn(None, answer, generation(2)).unwrap();
     assert_eq!(
@@ -472,6 +476,7 @@ fn the_ledger_tells_a_lost_object_of_a_lift() {
         agent_revoked: false,
         token_revoked_until_ms: None,
         token_lifted: true,
+        token_reissued: false,
     };
     let token = Some((jti(1), NOW_MS + 1_000_000));
     machine.learn(token, answer, generation(2)).unwrap();

@@ -22,6 +22,7 @@ struct Data {
     stored: Stored,
     nonces: Vec<NonceRow>,
     revoked_tokens: HashMap<Ulid, u64>,
+    reissued_tokens: HashMap<Ulid, u64>,
 }
 
 impl Memory {
@@ -147,6 +148,29 @@ impl Tables for Memory {
         Ok(before != after)
     }
 
+    fn put_token_reissued(&self, token: &TokenRevocation, reissued: bool) -> Result<(), Infallible> {
+        let mut data = self.0.borrow_mut();
+        match reissued {
+            true => data.reissued_tokens.insert(token.jti, token.expires_at_ms),
+            false => data.reissued_tokens.remove(&token.jti),
+        };
+        Ok(())
+    }
+
+    fn token_reissued(&self, jti: Ulid) -> Result<bool, Infallible> {
+        Ok(self.0.borrow().reissued_tokens.contains_key(&jti))
+    }
+
+    fn put_unconfirmed(&self, unconfirmed: bool) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.unconfirmed = unconfirmed;
+        Ok(())
+    }
+
+    fn put_session_ended_at(&self, at_ms: u64) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.session_ended_at_ms = Some(at_ms);
+        Ok(())
+    }
+
     fn put_ledger_asked(&self) -> Result<(), Infallible> {
         self.0.borrow_mut().stored.ledger_asked = true;
         Ok(())
@@ -185,6 +209,8 @@ impl Tables for Memory {
     fn sweep_tokens(&self, expired_before_ms: u64) -> Result<(), Infallible> {
         let mut data = self.0.borrow_mut();
         data.revoked_tokens
+            .retain(|_, expiry| *expiry >= expired_before_ms);
+        data.reissued_tokens
             .retain(|_, expiry| *expiry >= expired_before_ms);
         let stored = &mut data.stored;
         for tokens in [&mut stored.seen_tokens, &mut stored.lifted_tokens] {

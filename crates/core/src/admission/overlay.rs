@@ -53,15 +53,19 @@ pub struct LedgerAnswer {
     pub token_revoked_until_ms: Option<u64>,
     /// The token's revocation was lifted, and no later one stands.
     pub token_lifted: bool,
+    /// The token is revoked only because it was reissued.
+    pub token_reissued: bool,
 }
 
-/// Until when a token's revocation is kept. An expiry that has passed is taken as unknown: a wrong one must not undo
-/// a revocation, and keeping a row that nobody needs costs nothing.
+/// The registry's reason for ending a token that has a newer one: mail accepted under it is still carried.
+pub const REISSUED: &str = "reissued";
+/// The registry's reason for ending a session at the owner's wish: mail accepted under it is not carried any more.
+pub const OWNER_AUTH_REVOKE: &str = "owner_auth_revoke";
+
+/// Until when a token's revocation is kept by an order that tells this expiry. What is told may only lengthen it: the
+/// token may live longer than whoever revokes it knows, and keeping a row that nobody needs costs nothing.
 pub fn token_expiry_ms(told_ms: Option<u64>, now_ms: u64) -> u64 {
-    match told_ms {
-        Some(expiry) if expiry > now_ms => expiry,
-        _ => now_ms.saturating_add(UNKNOWN_EXPIRY_MS),
-    }
+    told_ms.unwrap_or(0).max(now_ms.saturating_add(UNKNOWN_EXPIRY_MS))
 }
 
 #[cfg(test)]
@@ -69,11 +73,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expiry_is_believed_only_while_it_lies_ahead() {
+    fn an_expiry_that_is_told_can_only_lengthen_a_revocation() {
         let now_ms = 1_700_000_000_000;
         for (told_ms, expect) in [
             (None, now_ms + UNKNOWN_EXPIRY_MS),
-            (Some(now_ms + 1), now_ms + 1),
+            (Some(now_ms + 1), now_ms + UNKNOWN_EXPIRY_MS),
+            (
+                Some(now_ms + UNKNOWN_EXPIRY_MS + 1),
+                now_ms + UNKNOWN_EXPIRY_MS + 1,
+            ),
             (Some(now_ms), now_ms + UNKNOWN_EXPIRY_MS),
             (Some(0), now_ms + UNKNOWN_EXPIRY_MS),
         ] {

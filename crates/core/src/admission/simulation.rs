@@ -186,6 +186,8 @@ impl World {
                     agent,
                     revoke_agent,
                     tokens,
+                    unconfirmed: false,
+                    reissued: None,
                 },
                 fresh,
             )

@@ -79,6 +79,10 @@ pub struct Stored {
     pub lifted_tokens: Vec<(Ulid, u64)>,
     /// How far off its clock was.
     pub skews: SkewLog,
+    /// A revocation was written that the ledger has not confirmed yet.
+    pub unconfirmed: bool,
+    /// When the agent's owner last ended its session, Unix milliseconds.
+    pub session_ended_at_ms: Option<u64>,
 }
 
 /// The storage of one agent's object.
@@ -158,6 +162,30 @@ pub trait Tables {
     /// # Errors
     /// See `load`.
     fn put_token_revoked(&self, token: &TokenRevocation) -> Result<bool, Self::Error>;
+
+    /// Whether all that is known of a token's revocation is that the token was reissued.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_token_reissued(&self, token: &TokenRevocation, reissued: bool) -> Result<(), Self::Error>;
+
+    /// See `put_token_reissued`.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn token_reissued(&self, jti: Ulid) -> Result<bool, Self::Error>;
+
+    /// Whether a revocation was written that the ledger has not confirmed yet.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_unconfirmed(&self, unconfirmed: bool) -> Result<(), Self::Error>;
+
+    /// The agent's owner ended its session.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_session_ended_at(&self, at_ms: u64) -> Result<(), Self::Error>;
 
     /// The ledger was asked about the agent.
     ///

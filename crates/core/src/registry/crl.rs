@@ -16,6 +16,7 @@
 //!
 //! `V` is the parsed list and cheap to clone. Verifying a list, and applying `CRL_STALE_BEHAVIOR`, is done elsewhere.
 
+use clawdentity_protocol::proof::MAX_SKEW_SECONDS;
 use serde::Deserialize;
 
 use super::answer;
@@ -103,6 +104,8 @@ pub enum Note {
     Taken,
     /// It was signed earlier than the one that is held.
     OlderThanHeld,
+    /// Its date lies ahead: believed, it would make every list after it an older one.
+    FromTheFuture,
     /// "Nothing revoked yet", while a signed list is held.
     NothingWhileHeld,
     /// It is over the limit.
@@ -194,8 +197,12 @@ impl<V: Clone> CrlDesk<V> {
     pub fn answered(&mut self, permit: Permit, asked_at_ms: u64, answer: Answer<V>, now_ms: u64) -> Note {
         let alive = self.slot.serves(now_ms);
         let (outcome, note) = match answer {
+            Answer::List { iat_s, .. } if iat_s > (now_ms / 1000).saturating_add(MAX_SKEW_SECONDS) => {
+                (failed(FailureKind::Body), Note::FromTheFuture)
+            }
+            // A dead list says nothing about what may take its place.
             Answer::List { list, iat_s } => match self.slot.last() {
-                Some(held) if held.iat_s > iat_s => (failed(FailureKind::Body), Note::OlderThanHeld),
+                Some(held) if held.iat_s > iat_s && alive => (failed(FailureKind::Body), Note::OlderThanHeld),
                 _ => (
                     Outcome::Success,
                     self.take(
@@ -209,14 +216,10 @@ impl<V: Clone> CrlDesk<V> {
             },
             Answer::Nothing => match self.slot.last() {
                 Some(held) if held.list.is_some() && alive => (Outcome::Success, Note::NothingWhileHeld),
-                // Its date stays: a signed list of before is still older than the dead one.
-                held => {
-                    let iat_s = held.map_or(0, |held| held.iat_s);
-                    (
-                        Outcome::Success,
-                        self.take(Listed { list: None, iat_s }, asked_at_ms),
-                    )
-                }
+                _ => (
+                    Outcome::Success,
+                    self.take(Listed { list: None, iat_s: 0 }, asked_at_ms),
+                ),
             },
             Answer::NotModified => match self.slot.last().cloned() {
                 Some(held) => (Outcome::Success, self.take(held, asked_at_ms)),

@@ -25,6 +25,21 @@ pub const LOOK_AGAIN_MS: u64 = 25;
 /// How often the copy in D1 is read for a `kid` that the registry could not be asked about.
 pub const DURABLE_AGAIN_MS: u64 = 1_000;
 
+/// How often an isolate looks whether another one has fetched newer keys.
+pub const FOLLOW_EVERY_MS: u64 = 25_000;
+
+/// A copy that says that it was fetched later than this from now was dated by a wrong clock.
+pub const MAX_AHEAD_MS: u64 = 60_000;
+
+/// When a copy counts as fetched that says that it was fetched at `fetched_at_ms`. A date that lies ahead gives it no
+/// fresh age.
+pub fn dated_ms(fetched_at_ms: u64, now_ms: u64, fresh_ms: u64) -> u64 {
+    match fetched_at_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
+        true => now_ms.saturating_sub(fresh_ms),
+        false => fetched_at_ms,
+    }
+}
+
 /// The figures that these decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeysSettings {
@@ -101,6 +116,8 @@ pub struct KeysDesk<V> {
     kid_refresh: Option<(u64, KidRefresh)>,
     /// When the copy in D1 was last read for a `kid`, and whether that is over.
     durable_for_kid: Option<(u64, bool)>,
+    /// When the copy in D1 was last looked at beside a request.
+    followed_at_ms: Option<u64>,
 }
 
 impl<V: Clone> KeysDesk<V> {
@@ -112,6 +129,7 @@ impl<V: Clone> KeysDesk<V> {
             circuit: Circuit::new(settings.circuit),
             kid_refresh: None,
             durable_for_kid: None,
+            followed_at_ms: None,
         }
     }
 
@@ -158,6 +176,25 @@ impl<V: Clone> KeysDesk<V> {
             }
             other => other,
         }
+    }
+
+    /// Leave to ask the registry now, whatever is held: on schedule, or at an operator's word.
+    ///
+    /// # Errors
+    /// The circuit is open: when a call is made again, in milliseconds.
+    pub fn ask_now(&mut self, now_ms: u64) -> Result<Permit, u64> {
+        self.circuit.ask(now_ms).map_err(|refused| refused.retry_after_ms)
+    }
+
+    /// Whether the copy in D1 is to be looked at, beside a request that is served already: at most once in
+    /// `FOLLOW_EVERY_MS`, so that every isolate follows a refresh that another one made.
+    pub fn follow_due(&mut self, now_ms: u64) -> bool {
+        let age_ms = self.followed_at_ms.and_then(|at_ms| now_ms.checked_sub(at_ms));
+        let due = age_ms.is_none_or(|age_ms| age_ms >= FOLLOW_EVERY_MS);
+        if due {
+            self.followed_at_ms = Some(now_ms);
+        }
+        due
     }
 
     /// What to do about a `kid` that is not among the keys.

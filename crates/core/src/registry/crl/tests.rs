@@ -180,14 +180,24 @@ fn the_list_never_goes_back() {
         );
     }
 
-    // Once the signed list is dead, "nothing" is taken; a list from before it never is.
-    let mut desk = with(list(200));
+    // A dead list constrains nothing that takes its place.
     let dead = START + 60 * MINUTE;
-    assert_eq!(ask(&mut desk, list(199), dead), Note::OlderThanHeld);
+    let mut desk = with(list(200));
+    assert_eq!(ask(&mut desk, list(199), dead), Note::Taken);
+    let mut desk = with(list(200));
     assert_eq!(ask(&mut desk, Answer::Nothing, dead), Note::Taken);
     assert_eq!(served(&mut desk, dead).0, None);
-    assert_eq!(ask(&mut desk, list(199), dead + 15 * MINUTE), Note::OlderThanHeld);
-    assert_eq!(ask(&mut desk, list(200), dead + 16 * MINUTE), Note::Taken);
+    assert_eq!(ask(&mut desk, list(199), dead + 15 * MINUTE), Note::Taken);
+}
+
+#[test]
+fn a_list_that_is_dated_ahead_is_not_taken_and_makes_no_later_one_older() {
+    let now_s = START / 1000;
+    let mut desk = with(list(200));
+    let ahead = |more_s| list(now_s + MAX_SKEW_SECONDS + more_s);
+    assert_eq!(ask(&mut desk, ahead(1), START), Note::FromTheFuture);
+    assert_eq!(ask(&mut desk, list(201), START), Note::Taken);
+    assert_eq!(ask(&mut desk, ahead(0), START), Note::Taken);
 }
 
 #[test]

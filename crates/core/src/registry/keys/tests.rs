@@ -286,3 +286,16 @@ fn a_key_that_another_isolate_found_is_found_in_d1_where_the_registry_cannot_be_
         "dead by now"
     );
 }
+
+#[test]
+fn a_date_that_lies_ahead_gives_a_copy_no_fresh_age() {
+    const NOW_MS: u64 = 1_700_000_000_000;
+    for (fetched_at_ms, expect) in [
+        (NOW_MS - 5, NOW_MS - 5),
+        (NOW_MS + super::MAX_AHEAD_MS, NOW_MS + super::MAX_AHEAD_MS),
+        (NOW_MS + super::MAX_AHEAD_MS + 1, NOW_MS - 1_000),
+        (u64::MAX, NOW_MS - 1_000),
+    ] {
+        assert_eq!(super::dated_ms(fetched_at_ms, NOW_MS, 1_000), expect);
+    }
+}

@@ -87,6 +87,8 @@ impl World {
                 agent: agent.did.clone(),
                 revoke_agent: true,
                 tokens: vec![],
+                unconfirmed: false,
+                reissued: None,
             };
             agent.object.revoke(&request, fresh).unwrap();
             agent.revoked_at.get_or_insert(event);
