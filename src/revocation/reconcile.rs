@@ -31,7 +31,7 @@ use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Source;
 use crate::registry::crl::{self, Whole};
 use crate::relay;
-use crate::relay::protocol::{RelayCall, RevokedSockets};
+use crate::relay::protocol::{RelayCall, RelayReply, RevokedSockets};
 use crate::trust::client;
 use crate::trust::ledger;
 use crate::trust::ledger::reconciliation::{self, State};
@@ -319,7 +319,10 @@ async fn take(app: &App, jti: Ulid, agent: &AgentDid, entry: Option<&ListedToken
     };
     let changed = client::revoke(app, request).await?.changed;
     let which = RevokedSockets::Tokens(vec![jti]);
-    relay::client::call(app, agent, RelayCall::RevokeSockets { which }).await?;
+    let reply = relay::client::call(app, agent, RelayCall::RevokeSockets { which }).await?;
+    let RelayReply::Closed { sockets } = reply else {
+        return Err(NotDone("the session's answer does not match the question".into()));
+    };
     let listed_at_ms = entry.map(|entry| entry.revoked_at_ms);
     let fields = json!({
         "agentDid": agent.as_str(),
@@ -327,6 +330,7 @@ async fn take(app: &App, jti: Ulid, agent: &AgentDid, entry: Option<&ListedToken
         "reason": reason,
         "tokens": 1,
         "changed": changed,
+        "socketsClosed": sockets,
         "lag_ms": listed_at_ms.map(|at_ms| app.now_ms().saturating_sub(at_ms)),
     });
     app.log.info("proxy.revocation.applied", fields);

@@ -75,6 +75,7 @@ test("an ETag is used, but not while a run is unfinished; a registry that is dow
     assert.equal(answered(await reconcile(), 200).outcome, "complete");
     await world.fault("crl", "500");
     refused(await reconcile(), 503, "PROXY_REVOCATION_UNAVAILABLE");
+    await world.moveClock(16 * 60_000); // a run is due every quarter of an hour
     await world.runScheduled(); // a line, and no more
     assert.ok(world.logged("proxy.reconcile.failed").length > 0);
   }));

@@ -132,7 +132,10 @@ test("an operator revokes: an agent, a token, a session", async () => {
   const expiresAt = Date.now() + 3_600_000;
   const ofToken = { kind: "token", jti: token.aitJti, expiresAt };
   const tokenItem = answered(await asOperator("POST", "/admin/v1/revocations", ofToken), 201);
-  assert.deepEqual([tokenItem.jti, tokenItem.expiresAt, tokenItem.agentDid], [token.aitJti, expiresAt, token.agentDid]);
+  // What is told can only lengthen what is known of the token's life, and this token has been shown.
+  const { exp } = JSON.parse(Buffer.from(token.ait.split(".")[1], "base64url"));
+  const known = Math.max(expiresAt, exp * 1000);
+  assert.deepEqual([tokenItem.jti, tokenItem.expiresAt, tokenItem.agentDid], [token.aitJti, known, token.agentDid]);
   refused(await probe(token), 401, "PROXY_AUTH_REVOKED");
 
   const open = await session.connect();

@@ -82,7 +82,18 @@ mod tests {
         };
         for (told_ms, at_ms, expiry_ms, revoked_at_ms) in [
             (None, None, NOW_MS + UNKNOWN_EXPIRY_MS, NOW_MS),
-            (Some(NOW_MS + 9), Some(NOW_MS - 5), NOW_MS + 9, NOW_MS - 5),
+            (
+                Some(NOW_MS + 9),
+                Some(NOW_MS - 5),
+                NOW_MS + UNKNOWN_EXPIRY_MS,
+                NOW_MS - 5,
+            ),
+            (
+                Some(NOW_MS + 2 * UNKNOWN_EXPIRY_MS),
+                None,
+                NOW_MS + 2 * UNKNOWN_EXPIRY_MS,
+                NOW_MS,
+            ),
         ] {
             let event = AuthRevoked {
                 token_expires_at_ms: told_ms,

@@ -384,6 +384,7 @@ mod tests {
             GET /admin/v1/revocations: admin
             POST /admin/v1/revocations/{seq}/lift: admin
             POST /admin/v1/reconcile: admin
+            POST /admin/v1/keys/refresh: admin
             GET /admin/v1/status: admin
             GET /admin/v1/dead-letters: admin
             GET /admin/v1/dead-letters/{id}: admin

@@ -193,11 +193,16 @@ fn the_list_never_goes_back() {
 #[test]
 fn a_list_that_is_dated_ahead_is_not_taken_and_makes_no_later_one_older() {
     let now_s = START / 1000;
-    let mut desk = with(list(200));
-    let ahead = |more_s| list(now_s + MAX_SKEW_SECONDS + more_s);
-    assert_eq!(ask(&mut desk, ahead(1), START), Note::FromTheFuture);
-    assert_eq!(ask(&mut desk, list(201), START), Note::Taken);
-    assert_eq!(ask(&mut desk, ahead(0), START), Note::Taken);
+    for (iat_s, expect) in [
+        (now_s + MAX_SKEW_SECONDS + 1, Note::FromTheFuture),
+        (u64::MAX, Note::FromTheFuture),
+        (now_s + MAX_SKEW_SECONDS, Note::Taken),
+    ] {
+        let mut desk = new();
+        assert_eq!(ask(&mut desk, list(iat_s), START), expect, "{iat_s}");
+        let later = START + 15 * MINUTE;
+        assert_eq!(ask(&mut desk, list(later / 1000), later), Note::Taken, "{iat_s}");
+    }
 }
 
 #[test]
