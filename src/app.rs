@@ -100,6 +100,16 @@ impl App {
             .get_by_name(&agent.to_string())
     }
 
+    /// The object of the same class that has this name.
+    ///
+    /// # Errors
+    /// The binding is missing.
+    pub fn trust_object_named(&self, name: &str) -> worker::Result<Stub> {
+        self.env
+            .durable_object(binding::PROXY_TRUST_STATE)?
+            .get_by_name(name)
+    }
+
     /// The relay session of this agent.
     ///
     /// # Errors

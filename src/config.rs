@@ -136,10 +136,6 @@ pub struct CrlSettings {
 /// The trust store (D1) and the trust objects.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustSettings {
-    /// Fresh for.
-    pub fresh_ms: u64,
-    /// Stale until, only while D1 does not answer.
-    pub stale_ms: u64,
     /// D1 counts as not answering after.
     pub timeout_ms: u64,
     /// D1 counts as not answering a write after.

@@ -2,8 +2,9 @@
 //!
 //! `core::relay_queue` decides what goes out and when; here that is asked, written to SQL and sent. `object` is the
 //! Durable Object, `session` its one way in (`step`), `awake` what it holds meanwhile; `deliver`, `drain`, `sockets`,
-//! `enqueue` and `receipts` are what can happen to it. `tables` and `receipt_tables` are its SQL, `rows` their rows;
-//! `open_socket`, `alarm` and `turns` one thing each that it holds. `protocol` is what may be asked of it, `client` asks.
+//! `enqueue` and `receipts` are what can happen to it, and `may_write` says who may write to whom. `tables` and
+//! `receipt_tables` are its SQL, `rows` their rows; `open_socket`, `alarm` and `turns` one thing each that it holds.
+//! `protocol` is what may be asked of it, `client` asks.
 
 mod alarm;
 mod awake;
@@ -13,6 +14,7 @@ mod drain;
 mod enqueue;
 mod failure;
 mod look;
+pub mod may_write;
 mod object;
 mod open_socket;
 pub mod protocol;

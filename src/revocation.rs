@@ -47,4 +47,5 @@ pub async fn scheduled(env: Env) {
     registry::keys::refresh_if_due(&app).await;
     reconcile::run_if_due(&app).await;
     trust::housekeeping(&app).await;
+    trust::pairs::tell_untold(&app).await;
 }

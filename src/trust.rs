@@ -2,10 +2,11 @@
 //! revocations.
 //!
 //! - `object` is an agent's object, `tables` is its SQL, and `client` calls it.
-//! - `store` answers who is known and who is paired; `pairs` and `tickets` change that.
+//! - `record` is what an object asks D1 at a first sight; `pairs` and `tickets` are the record of pairs, and `takeover`
+//!   brings into it what an earlier proxy kept.
 //! - `ledger` records revocations and lifts.
 //!
-//! The decisions are made in `core::admission` and `core::trust`. These files ask and write.
+//! The decisions are made in `core::admission`. These files ask and write.
 
 pub mod client;
 pub mod d1;
@@ -13,8 +14,9 @@ mod housekeeping;
 pub mod ledger;
 mod object;
 pub mod pairs;
-pub mod store;
+mod record;
 mod tables;
+pub mod takeover;
 pub mod tickets;
 
 pub use self::d1::DbError;

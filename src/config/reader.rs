@@ -41,8 +41,6 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             },
         };
         let trust = TrustSettings {
-            fresh_ms: self.int("TRUST_FRESH_MS"),
-            stale_ms: self.int("TRUST_STALE_MS"),
             timeout_ms: self.int("TRUST_TIMEOUT_MS"),
             write_timeout_ms: self.int("TRUST_WRITE_TIMEOUT_MS"),
             revoked_memory_ms: self.int("REVOKED_MEMORY_MS"),

@@ -17,19 +17,19 @@ use worker::WebSocket;
 use super::awake::{Awake, Moment};
 use super::client::{self, RelayError};
 use super::failure::Failure;
+use super::may_write::{MayNot, may_write};
 use super::open_socket::{self, Underway};
 use super::protocol::{DeliverCall, Delivery, RelayCall, RelayReply};
 use super::session::Session;
 use super::turns::Turn;
 use crate::app::App;
 use crate::clock;
-use crate::core::admission::Generation;
+use crate::core::admission::{Generation, PairId, Paired};
 use crate::core::budget::Budget;
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, Deliver, Enqueue, SOURCE_ENQUEUE};
-use crate::protocol::ids::{GroupId, Ulid};
-use crate::registry::identity;
-use crate::trust::store;
+use crate::protocol::ids::Ulid;
+use crate::trust;
 
 /// How long a frame may take once its turn has come. Whoever is behind it waits no longer than this.
 const PASS_ON_TIMEOUT_MS: u64 = 20_000;
@@ -39,7 +39,7 @@ const DEPTH_PER_MS: u32 = 10;
 const LONGEST_PAUSE_MS: u64 = 50;
 /// Pauses before a session that failed is called again. Connectors take a refusal as final, and a session that has just
 /// died is back in a moment.
-const AGAIN_AFTER_MS: [u64; 4] = [50, 250, 1_000, 4_000];
+const AGAIN_AFTER_MS: [u64; 5] = [50, 250, 1_000, 4_000, 8_000];
 
 /// A frame that is being passed on.
 pub struct Job {
@@ -121,25 +121,36 @@ impl Session {
         let app = self.app().map_err(|_| "the proxy's settings are not valid")?;
         let mut pauses = AGAIN_AFTER_MS.into_iter();
         loop {
-            may_pass(&app, job).await?;
-            let reply = self.deliver_to(&app, job).await;
-            match (reply, pauses.next()) {
-                (Ok(RelayReply::Delivery(delivery)), _) => {
-                    let pause_ms = pause_ms_after(&delivery);
-                    if pause_ms > 0 {
-                        clock::sleep_ms(pause_ms).await;
+            let reason = match self.may_pass(&app, job).await {
+                Err(NotNow::Never(reason)) => return Err(reason),
+                Err(NotNow::Yet(reason)) => reason,
+                Ok(pair_id) => match self.deliver_to(&app, job, pair_id).await {
+                    Ok(RelayReply::Delivery(delivery)) => {
+                        let pause_ms = pause_ms_after(&delivery);
+                        if pause_ms > 0 {
+                            clock::sleep_ms(pause_ms).await;
+                        }
+                        return Ok(());
                     }
-                    return Ok(());
-                }
-                (Ok(RelayReply::QueueFull), _) => return Err("the recipient's queue is full"),
-                (Ok(RelayReply::RequestIdReused), _) => return Err("this id was given to another message"),
-                (Err(RelayError::Failed), Some(pause_ms)) => clock::sleep_ms(pause_ms).await,
-                _ => return Err("the recipient's relay session does not answer"),
-            }
+                    Ok(RelayReply::RequestIdReused) => return Err("this id was given to another message"),
+                    Ok(RelayReply::QueueFull) => return Err("the recipient's queue is full"),
+                    Err(RelayError::Failed) => "the recipient's relay session does not answer",
+                    _ => return Err("the recipient's relay session does not answer"),
+                },
+            };
+            let Some(pause_ms) = pauses.next() else {
+                return Err(reason);
+            };
+            clock::sleep_ms(pause_ms).await;
         }
     }
 
-    async fn deliver_to(self: &Rc<Self>, app: &App, job: &Job) -> Result<RelayReply, RelayError> {
+    async fn deliver_to(
+        self: &Rc<Self>,
+        app: &App,
+        job: &Job,
+        pair_id: Option<PairId>,
+    ) -> Result<RelayReply, RelayError> {
         let enqueue = &job.enqueue;
         let call = DeliverCall {
             sender: job.sender.clone(),
@@ -150,7 +161,7 @@ impl Session {
             group_id: enqueue.group_id,
             conversation_id: enqueue.conversation_id.clone(),
             reply_to: enqueue.reply_to.clone(),
-            pair_id: None,
+            pair_id,
             sender_admitted: true,
             wait: false,
             hash: None,
@@ -210,45 +221,60 @@ fn pause_ms_after(delivery: &Delivery) -> u64 {
     u64::from(delivery.queue_depth / DEPTH_PER_MS).min(LONGEST_PAUSE_MS)
 }
 
-/// Whether the frame may be passed on now: its size, the trust between the two, its token.
-async fn may_pass(app: &App, job: &Job) -> Result<(), &'static str> {
-    // The socket may have learned of a newer one since the frame came.
-    let generation = open_socket::attachment(&job.ws).map_or(job.generation, |it| it.generation);
-    let Enqueue { to, group_id, .. } = &job.enqueue;
-    if frame_len(job, app) > app.config.relay.max_frame_bytes {
-        return Err("the message is too large to be delivered");
-    }
-    match group_id {
-        Some(group) => both_members(app, group, &job.sender, to, generation).await?,
-        None => match store::is_paired(app, &job.sender, to, generation).await {
-            Ok((true, _)) => {}
-            Ok((false, _)) => return Err("sender and recipient are not paired"),
-            Err(_) => return Err("trust_store_unavailable"),
-        },
-    }
-    if job.underway.is_revoked() {
-        return Err("revoked");
-    }
-    Ok(())
+/// Why a frame is not passed on.
+enum NotNow {
+    /// For good.
+    Never(&'static str),
+    /// For a reason that passes.
+    Yet(&'static str),
 }
 
-/// Asks the registry whether both are members (docs/wire.md §5.3).
-async fn both_members(
-    app: &App,
-    group: &GroupId,
-    sender: &AgentDid,
-    recipient: &AgentDid,
-    generation: Generation,
-) -> Result<(), &'static str> {
-    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
-    for member in [sender, recipient] {
-        match identity::is_member(app, &budget, group, member, generation).await {
-            Ok((true, _)) => {}
-            Ok((false, _)) => return Err("sender and recipient are not both members of the group"),
-            Err(_) => return Err("group membership cannot be looked up at the moment"),
+impl Session {
+    /// Whether the frame may be passed on now: its size, the trust between the two, its token; and by which pair.
+    async fn may_pass(self: &Rc<Self>, app: &App, job: &Job) -> Result<Option<PairId>, NotNow> {
+        // The socket may have learned of a newer one since the frame came.
+        let generation = open_socket::attachment(&job.ws).map_or(job.generation, |it| it.generation);
+        let Enqueue { to, group_id, .. } = &job.enqueue;
+        if frame_len(job, app) > app.config.relay.max_frame_bytes {
+            return Err(NotNow::Never("the message is too large to be delivered"));
+        }
+        let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
+        let agents = (&job.sender, to);
+        let paired = async || self.paired(app, job, generation).await;
+        let allowed = may_write(app, &budget, agents, group_id.as_ref(), generation, paired).await;
+        if job.underway.is_revoked() {
+            return Err(NotNow::Never("revoked"));
+        }
+        match allowed {
+            Ok(allowed) => Ok(allowed.pair_id),
+            Err(MayNot::NotPaired) => Err(NotNow::Never("sender and recipient are not paired")),
+            Err(MayNot::NotMembers) => Err(NotNow::Never(
+                "sender and recipient are not both members of the group",
+            )),
+            Err(MayNot::TrustUnavailable) => Err(NotNow::Yet("trust_store_unavailable")),
+            Err(MayNot::MembershipUnavailable(_)) => {
+                Err(NotNow::Yet("group membership cannot be looked up at the moment"))
+            }
         }
     }
-    Ok(())
+
+    /// What the sender's object says of the pair: a yes is kept for a minute, under the generation that it came with.
+    async fn paired(self: &Rc<Self>, app: &App, job: &Job, generation: Generation) -> Paired {
+        let (sender, to) = (&job.sender, &job.enqueue.to);
+        let now_ms = app.now_ms();
+        if let Some(pair_id) = self.verdicts.borrow_mut().recall(to, generation, now_ms) {
+            return Paired::Yes(pair_id);
+        }
+        let Ok(standing) = trust::client::check_pair(app, sender, None, Some(to), None).await else {
+            return Paired::Unavailable;
+        };
+        let paired = standing.peers.paired.unwrap_or_default();
+        if let Paired::Yes(pair_id) = &paired {
+            let mut verdicts = self.verdicts.borrow_mut();
+            verdicts.remember(to.clone(), pair_id.clone(), standing.generation, now_ms);
+        }
+        paired
+    }
 }
 
 /// The size of the `deliver` frame that this becomes. Its id and time always have the same length.

@@ -24,6 +24,7 @@ use super::tables::Tables;
 use super::turns::Turns;
 use crate::app::App;
 use crate::clock;
+use crate::core::relay_queue::verdicts::Verdicts;
 
 /// The object, apart from the platform's methods.
 pub struct Session {
@@ -35,6 +36,8 @@ pub struct Session {
     pub(super) underway: RefCell<Vec<Weak<Underway>>>,
     /// The order of `enqueue` frames.
     pub(super) turns: RefCell<Turns>,
+    /// To whom its frames may go.
+    pub(super) verdicts: RefCell<Verdicts>,
     /// Whether receipts are being sent.
     pub(super) emptying_outbox: Cell<bool>,
     /// What arrived while nothing was stored here yet, and is not worth storing by itself.
@@ -60,6 +63,7 @@ impl Session {
             awake: RefCell::new(None),
             underway: RefCell::new(Vec::new()),
             turns: RefCell::new(Turns::default()),
+            verdicts: RefCell::new(Verdicts::default()),
             emptying_outbox: Cell::new(false),
             unstored: Unstored::default(),
         }

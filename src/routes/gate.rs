@@ -25,7 +25,7 @@ use crate::error::ApiError;
 use crate::http::{Head, Incoming, SKEW_HEADER, Unread};
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
-use crate::protocol::ids::Ulid;
+use crate::protocol::ids::{GroupId, Ulid};
 use crate::protocol::issuer::Issuer;
 use crate::protocol::keyset::KeySet;
 use crate::protocol::proof::{AccessToken, ProofHeaders, Timestamp, skew_seconds};
@@ -36,6 +36,8 @@ use crate::trust;
 const WARN_EVERY_MS: u64 = 60_000;
 /// Membership of the group it names stands in for being a known agent (docs/wire.md §5).
 const GROUP_HEADER: &str = "x-claw-group-id";
+/// Whom a hook is for. Other routes do not have it; where it is sent all the same it means nothing.
+const RECIPIENT_HEADER: &str = "x-claw-recipient-agent-did";
 
 thread_local! {
     /// AITs verified in this isolate, by the hash of their text (docs/design.md §2, step 2).
@@ -49,7 +51,7 @@ pub fn policy(known: KnownAgent, access_token: bool, head: &Head) -> Policy {
     let known_agent = match known {
         KnownAgent::NotNeeded => false,
         KnownAgent::Needed => true,
-        KnownAgent::NeededUnlessGroup => head.header(GROUP_HEADER).is_none(),
+        KnownAgent::NeededUnlessGroup => !names_group(head),
     };
     Policy {
         known_agent,
@@ -88,6 +90,7 @@ pub async fn admit(
         app,
         budget: head.budget,
         expected_issuer: expected_issuer(app, &head),
+        peer: named_peer(&head),
     };
     let refused = |refusal: Refusal| {
         let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
@@ -133,10 +136,22 @@ fn is_off(app: &App, skew_s: i64) -> bool {
     skew_s.unsigned_abs() > app.config.clock_skew_warn_s
 }
 
+fn names_group(head: &Head) -> bool {
+    let header = head.header(GROUP_HEADER).unwrap_or_default();
+    GroupId::parse(header.trim()).is_ok()
+}
+
+fn named_peer(head: &Head) -> Option<AgentDid> {
+    let header = head.header(RECIPIENT_HEADER).unwrap_or_default();
+    AgentDid::parse(header.trim()).ok().filter(|_| !names_group(head))
+}
+
 struct Gate<'a> {
     app: &'a App,
     budget: Budget,
     expected_issuer: Issuer,
+    /// The agent that the request names, where it is to reach it by a pair.
+    peer: Option<AgentDid>,
 }
 
 impl Ports for Gate<'_> {
@@ -171,19 +186,13 @@ impl Ports for Gate<'_> {
     }
 
     async fn admit(&self, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Self::Validations>, Refusal> {
-        trust::client::admit(self.app, ait, proof).await
+        // An agent may always write to itself: that is no pair.
+        let peer = self.peer.as_ref().filter(|peer| **peer != ait.sub);
+        trust::client::admit(self.app, ait, proof, peer).await
     }
 
     async fn crl_lists(&self, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal> {
         registry::crl::lists(self.app, &self.budget, jti).await
-    }
-
-    async fn is_known(
-        &self,
-        agent: &AgentDid,
-        pairs_generation: Generation,
-    ) -> Result<(bool, Provenance), Refusal> {
-        trust::store::is_known(self.app, agent, pairs_generation).await
     }
 
     async fn validate_access(

@@ -19,7 +19,7 @@ use worker::Response;
 
 use crate::app::App;
 use crate::core::budget::Budget;
-use crate::core::pipeline::Caller;
+use crate::core::pipeline::{Caller, Refusal};
 use crate::core::provenance::Provenance;
 use crate::core::relay_queue::identity::{self, Identity};
 use crate::error::ApiError;
@@ -28,10 +28,10 @@ use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, Deliver};
 use crate::protocol::ids::{GroupId, Ulid};
-use crate::registry::identity::{IdentityError, is_member};
+use crate::registry::identity::IdentityError;
 use crate::relay::client::{self, RelayError};
+use crate::relay::may_write::{Allowed, MayNot, may_write};
 use crate::relay::protocol::{DeliverCall, Delivery, DeliveryState, RelayCall, RelayReply, hash_of};
-use crate::trust::store;
 
 /// The 202, in the order of docs/wire.md §5.
 #[derive(Serialize)]
@@ -51,7 +51,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     let payload = parse_payload(&incoming)?;
     let recipient = parse_recipient(&incoming)?;
     let group = parse_group(&incoming)?;
-    let evidence = check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
+    let allowed = check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
     let injected = inject_identity(app, &caller, payload);
     let call = DeliverCall {
         sender: caller.agent().clone(),
@@ -72,7 +72,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
             "x-claw-delivery-receipt-url",
             frame::parse_reply_to,
         ),
-        pair_id: None,
+        pair_id: allowed.pair_id,
         sender_admitted: true,
         wait: true,
         hash: injected.as_ref().map(|_| hash_of(payload)),
@@ -81,7 +81,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     };
     check_size(app, &call, &recipient)?;
     let delivery = deliver(app, call, &recipient).await?;
-    log(app, &caller, &incoming, &recipient, &delivery, &evidence);
+    log(app, &caller, &incoming, &recipient, &delivery, &allowed.evidence);
     json_response(
         202,
         &Accepted {
@@ -141,37 +141,25 @@ fn parse_group(incoming: &Incoming) -> Result<Option<GroupId>, ApiError> {
     })
 }
 
-/// Without a group the two must be paired; with one, both must be members, which also stands in for being known. On what
-/// that rested: the pair, or the sender's and the recipient's membership.
+/// By what the caller may write to the recipient.
 async fn check_trust(
     app: &App,
     caller: &Caller,
     recipient: &AgentDid,
     group: Option<GroupId>,
     budget: &Budget,
-) -> Result<Vec<Provenance>, ApiError> {
-    let Some(group) = group else {
-        let (paired, provenance) =
-            store::is_paired(app, caller.agent(), recipient, caller.pairs_generation()).await?;
-        return if paired {
-            Ok(vec![provenance])
-        } else {
-            Err(forbidden("You and the recipient are not paired."))
-        };
-    };
-    let mut evidence = Vec::with_capacity(2);
-    for member in [caller.agent(), recipient] {
-        match is_member(app, budget, &group, member, caller.generation()).await {
-            Ok((true, provenance)) => evidence.push(provenance),
-            Ok((false, _)) => {
-                return Err(forbidden(
-                    "You and the recipient must both be members of the group.",
-                ));
-            }
-            Err(error) => return Err(membership_unavailable(error)),
-        }
-    }
-    Ok(evidence)
+) -> Result<Allowed, ApiError> {
+    // The admission has asked already, in its one step.
+    let paired = async || caller.paired().cloned().unwrap_or_default();
+    let agents = (caller.agent(), recipient);
+    may_write(app, budget, agents, group.as_ref(), caller.generation(), paired)
+        .await
+        .map_err(|refused| match refused {
+            MayNot::NotPaired => forbidden("You and the recipient are not paired."),
+            MayNot::NotMembers => forbidden("You and the recipient must both be members of the group."),
+            MayNot::TrustUnavailable => Refusal::TrustUnavailable { retry_after_s: 1 }.into(),
+            MayNot::MembershipUnavailable(error) => membership_unavailable(error),
+        })
 }
 
 fn forbidden(message: &'static str) -> ApiError {

@@ -4,7 +4,6 @@
 //! There is one file for each route. What they share is here: reading a body, finding a ticket, and telling both
 //! agents' objects what has changed.
 
-mod announce;
 mod confirm;
 mod remove;
 mod start;
@@ -64,7 +63,7 @@ async fn find_ticket(app: &App, incoming: &Incoming, ticket: &Ticket) -> Result<
         return Err(not_found());
     };
     ticket.check_issuer(&stored.issuer).map_err(refused)?;
-    if !ticket.verify(&stored.key) {
+    if !stored.is(ticket) {
         return Err(refused(TicketError::InvalidSignature));
     }
     Ok(stored)

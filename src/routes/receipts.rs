@@ -15,8 +15,8 @@ use serde_json::json;
 use worker::Response;
 
 use crate::app::{App, binding};
-use crate::core::admission::Generation;
-use crate::core::pipeline::Caller;
+use crate::core::admission::Paired;
+use crate::core::pipeline::{Caller, Refusal};
 use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
 use crate::protocol::code;
@@ -26,7 +26,7 @@ use crate::protocol::receipt::Receipt;
 use crate::protocol::time::iso_ms;
 use crate::relay::client;
 use crate::relay::protocol::{DeliveryState, FoundDelivery, RelayCall, RelayReply};
-use crate::trust::store;
+use crate::trust;
 
 /// The 200, in the order of docs/wire.md §5.
 #[derive(Serialize)]
@@ -66,7 +66,7 @@ pub async fn post(app: &App, caller: Caller, incoming: Incoming) -> Result<Respo
         .await?
         .is_none()
     {
-        check_paired(app, caller.agent(), &receipt.sender, caller.pairs_generation()).await?;
+        check_paired(app, caller.agent(), &receipt.sender).await?;
     }
     let Ok(queue) = app.queue(binding::RECEIPT_QUEUE) else {
         app.log.error(
@@ -93,7 +93,7 @@ pub async fn get(app: &App, caller: Caller, incoming: Incoming) -> Result<Respon
     let request_id: MessageId = query(&incoming, "requestId", |text| MessageId::parse(text).ok())?;
     let recipient: AgentDid = query(&incoming, "recipientAgentDid", |text| AgentDid::parse(text).ok())?;
     let Some(found) = find(app, sender, &recipient, &request_id).await? else {
-        check_paired(app, sender, &recipient, caller.pairs_generation()).await?;
+        check_paired(app, sender, &recipient).await?;
         return json_response(404, &json!({ "found": false }));
     };
     let receipt = FoundReceipt {
@@ -146,16 +146,20 @@ async fn find(
     }
 }
 
-async fn check_paired(
-    app: &App,
-    caller: &AgentDid,
-    other: &AgentDid,
-    generation: Generation,
-) -> Result<(), ApiError> {
-    let (paired, _) = store::is_paired(app, caller, other, generation).await?;
-    if paired {
+async fn check_paired(app: &App, caller: &AgentDid, other: &AgentDid) -> Result<(), ApiError> {
+    if caller == other {
         return Ok(());
     }
-    let message = "This proxy relayed no such message between you, and you are not paired.";
-    Err(ApiError::new(&code::PROXY_AUTH_FORBIDDEN, message))
+    let unavailable = || ApiError::from(Refusal::TrustUnavailable { retry_after_s: 1 });
+    let standing = trust::client::check_pair(app, caller, None, Some(other), None)
+        .await
+        .map_err(|_| unavailable())?;
+    match standing.peers.paired {
+        Some(Paired::Yes(_)) => Ok(()),
+        Some(Paired::No) => {
+            let message = "This proxy relayed no such message between you, and you are not paired.";
+            Err(ApiError::new(&code::PROXY_AUTH_FORBIDDEN, message))
+        }
+        Some(Paired::Unavailable) | None => Err(unavailable()),
+    }
 }

@@ -9,13 +9,16 @@ use std::cell::RefCell;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use worker::Stub;
+
 use crate::app::App;
 use crate::core::admission::refusals::Refusals;
 use crate::core::admission::{
-    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, Generation, LiftRequest, RevokeReply,
-    RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
+    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, EndPairReply, EndedPair, Generation,
+    LiftRequest, PairId, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
+use crate::core::takeover;
 use crate::objects;
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
@@ -26,6 +29,9 @@ pub use crate::core::admission::Validations;
 
 /// The `Retry-After` when an object gave no answer.
 const RETRY_AFTER_S: u64 = 1;
+
+/// The whole import may take this long in one call; one that takes longer goes on in the next.
+const TAKEOVER_TIMEOUT_MS: u64 = 20_000;
 
 thread_local! {
     static REFUSALS: RefCell<Option<Refusals>> = const { RefCell::new(None) };
@@ -41,7 +47,12 @@ pub struct TrustUnavailable(String);
 ///
 /// # Errors
 /// What the object refused, or 503.
-pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Validations>, Refusal> {
+pub async fn admit(
+    app: &App,
+    ait: &Ait,
+    proof: &ProofHeaders,
+    peer: Option<&AgentDid>,
+) -> Result<Admission<Validations>, Refusal> {
     let agent = ait.sub.ulid();
     let now_ms = app.now_ms();
     if let Some(what) = with_refusals(app, |refusals| refusals.recall(agent, ait.jti, now_ms)) {
@@ -55,6 +66,7 @@ pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admissi
         timestamp_s,
         nonce_hash: proof.nonce.hash(),
         attempt: app.random().map_err(|_| Refusal::Internal("no randomness"))?,
+        peer: peer.cloned(),
     };
     let reply = call(app, agent, &TrustCall::Admit(request))
         .await
@@ -71,12 +83,12 @@ pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admissi
     match reply {
         AdmitReply::Admitted {
             generation,
-            pairs_generation,
+            peers,
             validations,
             token_lifted,
         } => Ok(Admission {
             generation,
-            pairs_generation,
+            peers,
             validations,
             token_lifted,
         }),
@@ -100,15 +112,102 @@ pub async fn admit(app: &App, ait: &Ait, proof: &ProofHeaders) -> Result<Admissi
 /// # Errors
 /// No answer: the caller must not act.
 pub async fn check(app: &App, agent: &AgentDid, jti: Option<Ulid>) -> Result<CheckReply, TrustUnavailable> {
-    call(
-        app,
-        agent.ulid(),
-        &TrustCall::Check {
-            agent: agent.clone(),
-            jti,
-        },
-    )
-    .await
+    check_pair(app, agent, jti, None, None).await
+}
+
+/// The same, and whether the agent may write to `peer`; with `pair_id`, whether that pair, under which something was let
+/// in before, has not been ended.
+///
+/// # Errors
+/// As `check`.
+pub async fn check_pair(
+    app: &App,
+    agent: &AgentDid,
+    jti: Option<Ulid>,
+    peer: Option<&AgentDid>,
+    pair_id: Option<&PairId>,
+) -> Result<CheckReply, TrustUnavailable> {
+    let check = TrustCall::Check {
+        agent: agent.clone(),
+        jti,
+        peer: peer.cloned(),
+        pair_id: pair_id.cloned(),
+    };
+    call(app, agent.ulid(), &check).await
+}
+
+/// Has an agent's object read the record of this pair.
+///
+/// # Errors
+/// No answer: it must be tried again.
+pub async fn pair_changed(
+    app: &App,
+    agent: &AgentDid,
+    peer: &AgentDid,
+) -> Result<RevokeReply, TrustUnavailable> {
+    let changed = TrustCall::PairChanged {
+        agent: agent.clone(),
+        peer: peer.clone(),
+    };
+    call(app, agent.ulid(), &changed).await
+}
+
+/// Ends an agent's pair on its own word: from the answer on, its object admits nothing by it, and takes the end to all
+/// others.
+///
+/// # Errors
+/// No answer: it may have ended.
+pub async fn end_pair(
+    app: &App,
+    agent: &AgentDid,
+    peer: &AgentDid,
+) -> Result<EndPairReply, TrustUnavailable> {
+    let end = TrustCall::EndPair {
+        agent: agent.clone(),
+        peer: peer.clone(),
+    };
+    call(app, agent.ulid(), &end).await
+}
+
+/// Tells an agent's object that the other side has ended a pair.
+///
+/// # Errors
+/// No answer: it must be tried again.
+pub(super) async fn pair_ended(
+    app: &App,
+    agent: &AgentDid,
+    ended: EndedPair,
+) -> Result<RevokeReply, TrustUnavailable> {
+    let told = TrustCall::PairEnded {
+        agent: agent.clone(),
+        ended,
+    };
+    call(app, agent.ulid(), &told).await
+}
+
+/// Tells an agent's object that all others know of the end of a pair.
+///
+/// # Errors
+/// No answer: the object tells them again.
+pub async fn pair_settled(app: &App, agent: &AgentDid, ended: EndedPair) -> Result<(), TrustUnavailable> {
+    let settled = TrustCall::PairSettled {
+        agent: agent.clone(),
+        ended,
+    };
+    call::<StoreReply>(app, agent.ulid(), &settled).await.map(|_| ())
+}
+
+/// Has the object that an earlier proxy kept its trust state in bring that into the record.
+///
+/// # Errors
+/// It is not finished, and the next call goes on.
+pub(super) async fn take_over(app: &App) -> Result<(), TrustUnavailable> {
+    let stub = || app.trust_object_named(takeover::OBJECT_NAME);
+    let done: StoreReply = call_at(TAKEOVER_TIMEOUT_MS, stub, &TrustCall::TakeOver {}).await?;
+    match done.stored {
+        true => Ok(()),
+        false => Err(TrustUnavailable("the import is not finished".into())),
+    }
 }
 
 /// Writes a revocation to the overlay: from the answer on, nothing of it is admitted.
@@ -210,9 +309,17 @@ fn revoked_by(what: RevokedWhat) -> RevokedBy {
 }
 
 async fn call<R: DeserializeOwned>(app: &App, agent: Ulid, call: &TrustCall) -> Result<R, TrustUnavailable> {
-    let body = serde_json::to_string(call).map_err(|error| TrustUnavailable(error.to_string()))?;
     let limit_ms = app.config.trust.state_timeout_ms;
-    let text = objects::post(limit_ms, CALL_URL, &body, || app.trust_object(agent))
+    call_at(limit_ms, || app.trust_object(agent), call).await
+}
+
+async fn call_at<R: DeserializeOwned>(
+    limit_ms: u64,
+    stub: impl Fn() -> worker::Result<Stub>,
+    call: &TrustCall,
+) -> Result<R, TrustUnavailable> {
+    let body = serde_json::to_string(call).map_err(|error| TrustUnavailable(error.to_string()))?;
+    let text = objects::post(limit_ms, CALL_URL, &body, stub)
         .await
         .map_err(|error| TrustUnavailable(error.to_string()))?;
     serde_json::from_str(&text).map_err(|_| TrustUnavailable("the answer cannot be parsed".into()))

@@ -21,9 +21,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
+use super::{pairs, takeover};
 use crate::app::App;
 use crate::core::admission::overlay::REISSUED;
-use crate::core::admission::{LedgerAnswer, TokenRevocation};
+use crate::core::admission::{LedgerAnswer, PairId, TokenRevocation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Source;
@@ -144,6 +145,16 @@ impl<'a> Named<'a> {
     }
 }
 
+/// What the record says at a first sight.
+#[derive(Debug, Default)]
+pub struct FirstSight {
+    pub ledger: LedgerAnswer,
+    /// All peers of the agent, where they were asked for.
+    pub peers: Option<Vec<(AgentDid, PairId)>>,
+    /// What an earlier proxy kept is not all in the record yet: nothing of this may be believed to be missing.
+    pub is_before_takeover: bool,
+}
+
 /// For the first sight of a token: records which agent it belongs to, and reads what the ledger says about both.
 /// Without a token, it reads what the ledger says about the agent.
 ///
@@ -153,7 +164,8 @@ pub async fn first_sight(
     app: &App,
     agent: &AgentDid,
     token: Option<(Ulid, u64)>,
-) -> Result<LedgerAnswer, DbError> {
+    with_peers: bool,
+) -> Result<FirstSight, DbError> {
     #[derive(Deserialize)]
     struct Row {
         kind: String,
@@ -180,6 +192,10 @@ pub async fn first_sight(
         [text(agent.as_str()), optional_text(jti.as_deref())],
     ));
     let last = statements.len() - 1;
+    if with_peers {
+        statements.push(Sql::new(pairs::PEERS, [text(agent.as_str())]));
+        statements.push(Sql::new(takeover::FINISHED, []));
+    }
     let results = batch(app, app.config.trust.timeout_ms, statements).await?;
     let mut answer = LedgerAnswer::default();
     for row in d1::rows::<Row>(&results, last)? {
@@ -193,7 +209,17 @@ pub async fn first_sight(
         }
     }
     answer.token_lifted &= answer.token_revoked_until_ms.is_none();
-    Ok(answer)
+    if !with_peers {
+        return Ok(FirstSight {
+            ledger: answer,
+            ..FirstSight::default()
+        });
+    }
+    Ok(FirstSight {
+        ledger: answer,
+        peers: Some(pairs::peers_of(&results, last + 1)?),
+        is_before_takeover: !takeover::is_finished(&results, last + 2)?,
+    })
 }
 
 /// Writes what was revoked by all of these, in one transaction.

@@ -5,27 +5,35 @@
 //! reads and its writes, and the platform makes these writes durable before it lets the answer out. After a storage
 //! error the machine is dropped and loaded again from what is stored.
 //!
-//! The only thing it waits for is D1, when it sees a token for the first time (docs/design.md §3.1), before the step.
-//! If a lift lands in the meantime, the ledger's answer is out of date, and the ledger is asked again. Expiry is one
-//! alarm for each bucket, set only when none is pending.
+//! The only thing it waits for is D1, before the step: when it sees a token for the first time, and for the agent's pairs
+//! when it has none loaded (docs/design.md §3.1). If a lift or the change of a pair comes in the meantime, D1's answer is
+//! out of date, and D1 is asked again. One alarm forgets what has expired, a bucket of nonces at a time, and takes the
+//! ends of pairs to whoever has not been told of them.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
 use wasm_bindgen::JsValue;
 use worker::{DurableObject, Env, Request, Response, ResponseBuilder, ScheduledTime, State, durable_object};
 
-use super::ledger;
+use super::ledger::FirstSight;
 use super::tables::SqlTables;
+use super::{pairs, record, takeover};
 use crate::app::App;
-use crate::core::admission::{Admission, Generation, Limits, TrustCall, token_expiry_ms};
+use crate::clock;
+use crate::core::admission::{Admission, Generation, Limits, StoreReply, TrustCall, token_expiry_ms};
 use crate::log::Log;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 
 /// An alarm that is this late is lost and set again.
 const ALARM_LOST_AFTER_MS: u64 = 5 * 60_000;
+/// An alarm whose handler failed comes again after this time.
+const ALARM_AGAIN: Duration = Duration::from_secs(30);
+/// How often a call looks whether the import that another one runs is over.
+const TAKING_OVER_PAUSE_MS: u64 = 50;
 
 /// The object.
 #[durable_object(alarm)]
@@ -33,8 +41,10 @@ pub struct ProxyTrustState {
     state: State,
     env: Env,
     awake: RefCell<Option<Awake>>,
-    /// How many lifts came since it woke.
-    lifts: Cell<u64>,
+    /// How often something came since it woke that makes an answer of the record an old one.
+    changes: Cell<u64>,
+    /// It is bringing what an earlier proxy kept into the record.
+    taking_over: Cell<bool>,
 }
 
 /// What is lost in an eviction and found again.
@@ -59,7 +69,8 @@ impl DurableObject for ProxyTrustState {
             state,
             env,
             awake: RefCell::new(None),
-            lifts: Cell::new(0),
+            changes: Cell::new(0),
+            taking_over: Cell::new(false),
         }
     }
 
@@ -78,10 +89,10 @@ impl DurableObject for ProxyTrustState {
     }
 
     async fn alarm(&self) -> worker::Result<Response> {
-        if let Err(Failure(error)) = self.on_alarm() {
+        if let Err(Failure(error)) = self.on_alarm().await {
             Log.error("proxy.trust.failed", json!({ "error": error }));
-            // The platform calls the alarm again, later each time.
-            return Err(worker::Error::RustError("the alarm failed".into()));
+            // The platform stops after a few tries of its own.
+            self.state.storage().set_alarm(ALARM_AGAIN).await?;
         }
         Response::empty()
     }
@@ -93,7 +104,7 @@ impl ProxyTrustState {
         match call {
             TrustCall::Admit(request) => {
                 let token = Some((request.jti, request.jti_expires_at_ms));
-                self.ask_ledger(&app, &request.agent, token).await?;
+                self.ask_record(&app, &request.agent, token).await?;
                 self.step(&app, |machine, now_ms| machine.admit(now_ms, &request))
             }
             TrustCall::Revoke(request) => {
@@ -101,7 +112,7 @@ impl ProxyTrustState {
                 self.step(&app, |machine, _| machine.revoke(&request, fresh))
             }
             TrustCall::Lift(request) => {
-                self.lifts.set(self.lifts.get().wrapping_add(1));
+                self.changed();
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.lift(&request, fresh))
             }
@@ -113,11 +124,39 @@ impl ProxyTrustState {
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, _| machine.replace_generation(fresh, changed))
             }
-            TrustCall::Check { agent, jti } => {
+            TrustCall::Check {
+                agent,
+                jti,
+                peer,
+                pair_id,
+            } => {
                 let token = jti.map(|jti| (jti, token_expiry_ms(None, app.now_ms())));
-                self.ask_ledger(&app, &agent, token).await?;
-                self.step(&app, |machine, now_ms| machine.check(now_ms, jti))
+                self.ask_record(&app, &agent, token).await?;
+                self.step(&app, |machine, now_ms| {
+                    machine.check(now_ms, jti, peer.as_ref(), pair_id.as_ref())
+                })
             }
+            TrustCall::PairChanged { agent, peer } => {
+                self.changed();
+                self.read_pair(&app, &agent, &peer).await
+            }
+            TrustCall::EndPair { agent, peer } => {
+                self.ask_record(&app, &agent, None).await?;
+                self.changed();
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, now_ms| {
+                    machine.end_pair(now_ms, &agent, &peer, fresh)
+                })
+            }
+            TrustCall::PairEnded { ended, .. } => {
+                self.changed();
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, now_ms| machine.pair_ended(now_ms, &ended, fresh))
+            }
+            TrustCall::PairSettled { ended, .. } => {
+                self.step(&app, |machine, _| machine.pair_settled(&ended))
+            }
+            TrustCall::TakeOver {} => self.take_over(&app).await,
             TrustCall::StoreValidation(validation) => {
                 self.step(&app, |machine, _| machine.store_validation(&validation))
             }
@@ -127,43 +166,101 @@ impl ProxyTrustState {
         }
     }
 
-    fn on_alarm(&self) -> Result<(), Failure> {
+    async fn on_alarm(&self) -> Result<(), Failure> {
         let app = self.app()?;
-        self.with_awake(&app, |awake, now_ms| {
+        let (generation, unsettled) = self.with_awake(&app, |awake, now_ms| {
             awake.alarm_at_ms = None;
-            awake.machine.on_alarm(now_ms).map(|_| ())
-        })
+            awake.machine.on_alarm(now_ms)?;
+            Ok((awake.machine.generation(), awake.machine.to_settle(now_ms)?))
+        })?;
+        let mut failed = false;
+        for (agent, ended) in &unsettled {
+            match pairs::settle(&app, agent, ended, generation).await {
+                Ok(()) => {
+                    self.with_awake(&app, |awake, _| awake.machine.pair_settled(ended))?;
+                }
+                Err(error) => {
+                    failed = true;
+                    let fields = json!({ "agentDid": agent.as_str(), "peerAgentDid": ended.peer.as_str(), "error": error });
+                    app.log.warn("proxy.pair.unsettled", fields);
+                }
+            }
+        }
+        if failed {
+            self.with_awake(&app, |awake, now_ms| {
+                awake.machine.settling_failed(now_ms);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
-    /// Asks the ledger about a token (or, without one, about the agent) that this object has not seen before. A ledger
-    /// that does not answer is a warning: the request goes on under the CRL and the next one asks again.
-    async fn ask_ledger(
+    /// Whatever the record was asked before this is asked again.
+    fn changed(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+    }
+
+    /// Asks the record about a token (or, without one, about the agent) that this object has not seen before, and for
+    /// the agent's pairs, where it has not loaded them. A record that does not answer is a warning: the request goes on
+    /// under the CRL, what needs a pair is refused, and the next one asks again, as often as the circuit allows.
+    async fn ask_record(
         &self,
         app: &App,
         agent: &AgentDid,
         token: Option<(Ulid, u64)>,
     ) -> Result<(), Failure> {
         let jti = token.map(|(jti, _)| jti);
-        if !self.with_awake(app, |awake, _| Ok(awake.machine.needs_ledger(jti)))? {
+        let needs = |awake: &mut Awake, _| {
+            let machine = &awake.machine;
+            Ok((machine.needs_ledger(jti), !machine.peers_loaded()))
+        };
+        let (needs_record, with_peers) = self.with_awake(app, needs)?;
+        if !needs_record {
             return Ok(());
         }
-        loop {
-            let lifts = self.lifts.get();
-            match ledger::first_sight(app, agent, token).await {
-                Ok(_) if self.lifts.get() != lifts => {}
-                Ok(answer) => {
-                    let fresh = fresh(app)?;
-                    return self.with_awake(app, |awake, _| awake.machine.learn(token, answer, fresh));
-                }
-                Err(error) => {
-                    let jti = jti.map(|jti| jti.to_string());
-                    let fields =
-                        json!({ "agentDid": agent.as_str(), "jti": jti, "error": error.to_string() });
-                    app.log.warn("proxy.trust.ledger_unavailable", fields);
-                    return Ok(());
-                }
+        match record::ask(app, agent, token, with_peers, &self.changes).await {
+            Ok(FirstSight { ledger, peers, .. }) => {
+                let fresh = fresh(app)?;
+                self.with_awake(app, |awake, _| {
+                    awake.machine.learn(token, ledger, peers.as_deref(), fresh)
+                })
+            }
+            Err(error) => {
+                let jti = jti.map(|jti| jti.to_string());
+                let fields = json!({ "agentDid": agent.as_str(), "jti": jti, "error": error.to_string() });
+                app.log.warn("proxy.trust.ledger_unavailable", fields);
+                Ok(())
             }
         }
+    }
+
+    /// Reads the record of one pair. An object that has not loaded its pairs reads them all when it needs them.
+    async fn read_pair(&self, app: &App, agent: &AgentDid, peer: &AgentDid) -> Result<String, Failure> {
+        loop {
+            let before = self.changes.get();
+            let recorded = pairs::read(app, agent, peer)
+                .await
+                .map_err(|error| Failure(error.to_string()))?;
+            if self.changes.get() != before {
+                continue;
+            }
+            let fresh = fresh(app)?;
+            return self.step(app, |machine, _| {
+                machine.pair_read(peer, recorded.as_ref(), fresh)
+            });
+        }
+    }
+
+    /// One run at a time; who comes meanwhile waits for it.
+    async fn take_over(&self, app: &App) -> Result<String, Failure> {
+        while self.taking_over.get() {
+            clock::sleep_ms(TAKING_OVER_PAUSE_MS).await;
+        }
+        self.taking_over.set(true);
+        let done = takeover::run(app, &self.state.storage()).await;
+        self.taking_over.set(false);
+        done.map_err(|error| Failure(error.to_string()))?;
+        serde_json::to_string(&StoreReply { stored: true }).map_err(|error| Failure(error.to_string()))
     }
 
     fn step<R: Serialize>(
@@ -215,9 +312,9 @@ impl ProxyTrustState {
         let Some(at_ms) = awake.machine.next_alarm_ms() else {
             return;
         };
-        let pending = awake
-            .alarm_at_ms
-            .is_some_and(|alarm_ms| now_ms < alarm_ms.saturating_add(ALARM_LOST_AFTER_MS));
+        let pending = awake.alarm_at_ms.is_some_and(|alarm_ms| {
+            alarm_ms <= at_ms && now_ms < alarm_ms.saturating_add(ALARM_LOST_AFTER_MS)
+        });
         if pending {
             return;
         }

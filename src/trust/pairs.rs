@@ -1,23 +1,228 @@
-//! Ends a pair in D1. Making a pair is part of confirming a ticket (`tickets`).
+//! Pairs in D1, and telling the two agents' objects what became of them.
 //!
-//! Whoever changes a pair here then tells both agents' objects (`routes::pair`), and answers only after that.
+//! D1 is the record and each agent's object has the copy that decides. A pair is made in the record first, as a part of
+//! confirming a ticket (`tickets`); then both objects are told to read it (`tell`). A row of which the object is not
+//! known to have been told is marked, and the scheduled run tells it again (`tell_untold`). A pair ends in the object of
+//! the agent that ends it first; `settle` then takes the end to the record, to the other object and to both sessions,
+//! and is repeated by that object's alarm until all of them have it.
 
-use serde::de::IgnoredAny;
+use futures_util::{StreamExt as _, future, stream};
+use serde::Deserialize;
+use serde_json::json;
+use worker::D1Result;
 
-use super::d1::{DbError, Sql, query, text};
+use super::client;
+use super::d1::{self, DbError, Sql, batch, number, query, text};
 use crate::app::App;
+use crate::core::admission::{EndedPair, Generation, PairId};
+use crate::core::relay_queue::calls::{CALL_URL, RelayCall, RelayRequest};
+use crate::objects;
 use crate::protocol::did::AgentDid;
 
-const REMOVE: &str = "
-DELETE FROM pairs WHERE (agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)
-RETURNING agent_did";
+/// An agent's rows.
+pub(super) const PEERS: &str = "SELECT peer_did, pair_id FROM pairs WHERE agent_did = ?1";
 
-/// Ends a pair, in both directions. True where there was one.
+const PAIR: &str = "SELECT peer_did, pair_id FROM pairs WHERE agent_did = ?1 AND peer_did = ?2";
+
+/// Rows from before pairs had ids have none; both of such a pair go together.
+const END: &str = "
+DELETE FROM pairs
+WHERE ((agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)) AND COALESCE(pair_id, ?4) = ?3";
+
+const TOLD: &str = "
+UPDATE pairs SET untold_since_ms = NULL WHERE agent_did = ?1 AND peer_did = ?2 AND untold_since_ms IS NOT NULL
+  AND COALESCE(pair_id, ?4) = ?3";
+
+const UNTOLD: &str = "
+SELECT agent_did, peer_did, pair_id FROM pairs
+WHERE untold_since_ms < ?1 ORDER BY untold_since_ms LIMIT ?2";
+
+/// What could not be told goes to the end of the line, so that it holds up nothing else.
+const STILL_UNTOLD: &str = "
+UPDATE pairs SET untold_since_ms = ?3 WHERE agent_did = ?1 AND peer_did = ?2 AND untold_since_ms IS NOT NULL";
+
+/// A confirmation is given so long to tell both objects itself.
+const GRACE_MS: u64 = 10_000;
+/// Rows of one run, and how many of them at the same time.
+const RUN_ROWS: u64 = 200;
+const AT_ONCE: usize = 6;
+
+#[derive(Deserialize)]
+struct PeerRow {
+    peer_did: String,
+    pair_id: Option<String>,
+}
+
+impl PeerRow {
+    /// A row that this version does not understand is left alone.
+    fn peer(self) -> Option<(AgentDid, PairId)> {
+        Some((
+            AgentDid::parse(&self.peer_did).ok()?,
+            id_of(self.pair_id.as_deref())?,
+        ))
+    }
+}
+
+fn id_of(text: Option<&str>) -> Option<PairId> {
+    text.map_or(Some(PairId::unnumbered()), |text| PairId::parse(text).ok())
+}
+
+/// The peers of an agent, from the n-th result of a batch, which asked `PEERS`.
+pub(super) fn peers_of(results: &[D1Result], n: usize) -> Result<Vec<(AgentDid, PairId)>, DbError> {
+    let rows: Vec<PeerRow> = d1::rows(results, n)?;
+    Ok(rows.into_iter().filter_map(PeerRow::peer).collect())
+}
+
+/// The pair of two agents, as the record has it now.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn remove(app: &App, agent: &AgentDid, peer: &AgentDid) -> Result<bool, DbError> {
-    let sql = Sql::new(REMOVE, [text(agent.as_str()), text(peer.as_str())]);
-    let removed: Vec<IgnoredAny> = query(app, app.config.trust.write_timeout_ms, sql).await?;
-    Ok(!removed.is_empty())
+pub(super) async fn read(app: &App, agent: &AgentDid, peer: &AgentDid) -> Result<Option<PairId>, DbError> {
+    let sql = Sql::new(PAIR, [text(agent.as_str()), text(peer.as_str())]);
+    let rows: Vec<PeerRow> = query(app, app.config.trust.timeout_ms, sql).await?;
+    Ok(rows
+        .into_iter()
+        .find_map(PeerRow::peer)
+        .map(|(_, pair_id)| pair_id))
+}
+
+/// Has both objects and both sessions take in a pair that is in the record, at the same time. True where all did; the
+/// row of an agent whose object did is marked as told.
+pub async fn tell(app: &App, one: &AgentDid, other: &AgentDid, pair_id: &PairId) -> bool {
+    let (first, second) = future::join(
+        tell_one(app, one, other, pair_id),
+        tell_one(app, other, one, pair_id),
+    )
+    .await;
+    first && second
+}
+
+async fn tell_one(app: &App, agent: &AgentDid, peer: &AgentDid, pair_id: &PairId) -> bool {
+    let told = async {
+        let reply = client::pair_changed(app, agent, peer)
+            .await
+            .map_err(|error| error.to_string())?;
+        tell_session(app, agent, reply.generation).await?;
+        let values = [
+            text(agent.as_str()),
+            text(peer.as_str()),
+            text(pair_id.as_str()),
+            text(PairId::unnumbered().as_str()),
+        ];
+        batch(
+            app,
+            app.config.trust.write_timeout_ms,
+            vec![Sql::new(TOLD, values)],
+        )
+        .await
+        .map_err(|error| error.to_string())
+    };
+    let Err(error) = told.await else { return true };
+    let fields = json!({ "agentDid": agent.as_str(), "peerAgentDid": peer.as_str(), "error": error });
+    app.log.warn("proxy.pair.untold", fields);
+    false
+}
+
+/// What its frames were allowed is asked anew.
+async fn tell_session(app: &App, agent: &AgentDid, generation: Generation) -> Result<(), String> {
+    let request = RelayRequest {
+        agent: agent.clone(),
+        call: RelayCall::GenerationChanged { generation },
+    };
+    let body = serde_json::to_string(&request).map_err(|error| error.to_string())?;
+    let limit_ms = app.config.trust.state_timeout_ms;
+    let told = objects::post(limit_ms, CALL_URL, &body, || app.relay_object(agent)).await;
+    told.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Tells what confirmations could not: some rows in each run, the longest untold first.
+pub async fn tell_untold(app: &App) {
+    #[derive(Deserialize)]
+    struct Row {
+        agent_did: String,
+        peer_did: String,
+        pair_id: Option<String>,
+    }
+
+    let now_ms = app.now_ms();
+    let sql = Sql::new(
+        UNTOLD,
+        [number(now_ms.saturating_sub(GRACE_MS)), number(RUN_ROWS)],
+    );
+    let rows: Vec<Row> = match query(app, app.config.trust.write_timeout_ms, sql).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            let fields = json!({ "error": error.to_string() });
+            return app.log.warn("proxy.pair.untold_unknown", fields);
+        }
+    };
+    let tell = rows.into_iter().map(async |row| {
+        let told = match (
+            AgentDid::parse(&row.agent_did),
+            AgentDid::parse(&row.peer_did),
+            id_of(row.pair_id.as_deref()),
+        ) {
+            (Ok(agent), Ok(peer), Some(pair_id)) => tell_one(app, &agent, &peer, &pair_id).await,
+            _ => false,
+        };
+        if !told {
+            let values = [text(&row.agent_did), text(&row.peer_did), number(app.now_ms())];
+            // The next run finds it where it was.
+            let _ = batch(
+                app,
+                app.config.trust.write_timeout_ms,
+                vec![Sql::new(STILL_UNTOLD, values)],
+            )
+            .await;
+        }
+    });
+    stream::iter(tell)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<()>>()
+        .await;
+}
+
+/// Takes the end of a pair everywhere: to the record, then to the other object, then to both sessions. `generation` is
+/// the agent's since the end. The other object is told even where the record does not answer, because that is what
+/// refuses the next message; but the end is settled only once it was told after the record, so that an object that has
+/// lost its storage cannot load the pair again.
+///
+/// # Errors
+/// Something did not answer: to be repeated as a whole.
+pub async fn settle(
+    app: &App,
+    agent: &AgentDid,
+    ended: &EndedPair,
+    generation: Generation,
+) -> Result<(), String> {
+    let record = async {
+        let values = [
+            text(agent.as_str()),
+            text(ended.peer.as_str()),
+            text(ended.pair_id.as_str()),
+            text(PairId::unnumbered().as_str()),
+        ];
+        batch(
+            app,
+            app.config.trust.write_timeout_ms,
+            vec![Sql::new(END, values)],
+        )
+        .await
+        .map_err(|error| error.to_string())
+    };
+    let recorded = record.await;
+    let peer = async {
+        let of_peer = EndedPair {
+            peer: agent.clone(),
+            pair_id: ended.pair_id.clone(),
+        };
+        let reply = client::pair_ended(app, &ended.peer, of_peer)
+            .await
+            .map_err(|error| error.to_string())?;
+        tell_session(app, &ended.peer, reply.generation).await
+    };
+    let (peer, own) = future::join(peer, tell_session(app, agent, generation)).await;
+    recorded?;
+    peer?;
+    own
 }

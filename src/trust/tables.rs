@@ -13,9 +13,11 @@ use worker::{Error, Result, SqlStorage, SqlStorageValue as Value};
 
 use crate::core::admission::nonces::LIVE_BUCKETS;
 use crate::core::admission::overlay::TokenRevocation;
+use crate::core::admission::pairs::{EndedPair, PairId};
 use crate::core::admission::skew::SkewLog;
 use crate::core::admission::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
 use crate::core::admission::{Changed, Generation};
+use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 
 const SCHEMA: &str = "
@@ -36,6 +38,13 @@ CREATE TABLE IF NOT EXISTS lifted_tokens (
 CREATE TABLE IF NOT EXISTS reissued_tokens (
   jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS peers (
+  peer TEXT NOT NULL PRIMARY KEY, pair_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ended_pairs (
+  peer TEXT NOT NULL, pair_id TEXT NOT NULL, ended_at_ms INTEGER NOT NULL, untold_by TEXT,
+  PRIMARY KEY (peer, pair_id)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS validations (
   token_hash BLOB NOT NULL PRIMARY KEY, jti TEXT NOT NULL, validated_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -49,7 +58,7 @@ SELECT
 const _: () = assert!(LIVE_BUCKETS == 12, "FACTS names this many buckets");
 
 const GENERATION: &str = "generation";
-const PAIRS_GENERATION: &str = "pairs_generation";
+const PEERS_LOADED: &str = "peers_loaded";
 const SKEWS: &str = "skews";
 const AGENT_REVOKED: &str = "agent_revoked";
 const LEDGER_ASKED: &str = "ledger_asked";
@@ -144,7 +153,7 @@ impl Tables for SqlTables {
             match name.as_str() {
                 // Without one that can be read, the object takes a new one, which voids what is cached.
                 GENERATION => stored.generation = value.parse().ok(),
-                PAIRS_GENERATION => stored.pairs_generation = value.parse().ok(),
+                PEERS_LOADED => stored.peers_loaded = true,
                 SKEWS => stored.skews = SkewLog::from_text(value),
                 FORGOTTEN_THROUGH => {
                     stored.forgotten_through = Some(value.parse().map_err(|_| unexpected())?)
@@ -215,9 +224,8 @@ impl Tables for SqlTables {
     }
 
     fn put_generation(&self, generation: Generation, changed: Changed) -> Result<()> {
-        match changed {
-            Changed::Session => self.run("DELETE FROM validations", vec![])?,
-            Changed::Pairs => self.put_meta(PAIRS_GENERATION, generation.to_string())?,
+        if changed == Changed::Session {
+            self.run("DELETE FROM validations", vec![])?;
         }
         self.put_meta(GENERATION, generation.to_string())
     }
@@ -346,6 +354,82 @@ impl Tables for SqlTables {
         )?;
         self.run("DELETE FROM seen_tokens WHERE expires_at_ms < ?", vec![before])
     }
+
+    fn peers(&self, peer: Option<&AgentDid>) -> Result<(bool, Option<PairId>)> {
+        let query = "SELECT EXISTS (SELECT 1 FROM peers), (SELECT pair_id FROM peers WHERE peer = ?)";
+        let peer = peer.map_or(Value::Null, |peer| peer.as_str().into());
+        match self.rows(query, vec![peer])?.pop().as_deref() {
+            Some([known, Value::Null]) => Ok((number(known)? != 0, None)),
+            Some([known, pair]) => Ok((number(known)? != 0, Some(pair_id(pair)?))),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn put_all_peers(&self, peers: &[(AgentDid, PairId)]) -> Result<()> {
+        self.run("DELETE FROM peers", vec![])?;
+        for (peer, pair_id) in peers {
+            self.put_peer(peer, pair_id)?;
+        }
+        self.put_meta(PEERS_LOADED, "1".into())
+    }
+
+    fn put_peer(&self, peer: &AgentDid, pair_id: &PairId) -> Result<()> {
+        let query = "INSERT INTO peers (peer, pair_id) VALUES (?, ?)
+            ON CONFLICT (peer) DO UPDATE SET pair_id = excluded.pair_id";
+        self.run(query, vec![peer.as_str().into(), pair_id.as_str().into()])
+    }
+
+    fn delete_peer(&self, peer: &AgentDid) -> Result<()> {
+        self.run("DELETE FROM peers WHERE peer = ?", vec![peer.as_str().into()])
+    }
+
+    fn has_ended(&self, peer: &AgentDid, pair_id: &PairId) -> Result<bool> {
+        let query = "SELECT 1 FROM ended_pairs WHERE peer = ? AND pair_id = ?";
+        let rows = self.rows(query, vec![peer.as_str().into(), pair_id.as_str().into()])?;
+        Ok(!rows.is_empty())
+    }
+
+    fn put_ended(&self, ended: &EndedPair, at_ms: u64, untold_by: Option<&AgentDid>) -> Result<()> {
+        let query = "INSERT INTO ended_pairs (peer, pair_id, ended_at_ms, untold_by) VALUES (?, ?, ?, ?)
+            ON CONFLICT DO NOTHING";
+        let values = vec![
+            ended.peer.as_str().into(),
+            ended.pair_id.as_str().into(),
+            integer(at_ms),
+            untold_by.map_or(Value::Null, |agent| agent.as_str().into()),
+        ];
+        self.run(query, values)
+    }
+
+    fn settle_ended(&self, ended: &EndedPair) -> Result<()> {
+        self.run(
+            "UPDATE ended_pairs SET untold_by = NULL WHERE peer = ? AND pair_id = ?",
+            vec![ended.peer.as_str().into(), ended.pair_id.as_str().into()],
+        )
+    }
+
+    fn unsettled(&self) -> Result<Vec<(AgentDid, EndedPair)>> {
+        let query = "SELECT untold_by, peer, pair_id FROM ended_pairs WHERE untold_by IS NOT NULL";
+        let did = |text: &str| AgentDid::parse(text).map_err(|_| unexpected());
+        let ended = |row: Vec<Value>| match row.as_slice() {
+            [Value::String(agent), Value::String(peer), pair] => {
+                let ended = EndedPair {
+                    peer: did(peer)?,
+                    pair_id: pair_id(pair)?,
+                };
+                Ok((did(agent)?, ended))
+            }
+            _ => Err(unexpected()),
+        };
+        self.rows(query, vec![])?.into_iter().map(ended).collect()
+    }
+
+    fn sweep_ended(&self, before_ms: u64) -> Result<()> {
+        self.run(
+            "DELETE FROM ended_pairs WHERE untold_by IS NULL AND ended_at_ms < ?",
+            vec![integer(before_ms)],
+        )
+    }
 }
 
 /// A time or a bucket. One beyond what JavaScript can count stands for "never" and is cut to the last it can.
@@ -371,6 +455,13 @@ fn bytes<const N: usize>(value: &Value) -> Result<[u8; N]> {
 fn ulid(value: &Value) -> Result<Ulid> {
     match value {
         Value::String(text) => Ulid::parse(text).map_err(|_| unexpected()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn pair_id(value: &Value) -> Result<PairId> {
+    match value {
+        Value::String(text) => PairId::parse(text).map_err(|_| unexpected()),
         _ => Err(unexpected()),
     }
 }

@@ -9,13 +9,16 @@
 
 use serde::Deserialize;
 
-use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
+use super::d1::{self, DbError, Sql, batch, number, optional_text, text};
+use super::{client, takeover};
 use crate::app::App;
+use crate::core::admission::PairId;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::issuer::Origin;
 use crate::protocol::key::PublicKey;
 use crate::protocol::profile::{Profile, ResponderProfile};
+use crate::protocol::ticket::Ticket;
 
 /// Expired tickets deleted at every new one.
 const SWEEP_ROWS: u64 = 20;
@@ -32,7 +35,10 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 const FIND: &str = "
 SELECT issuer, public_key_x, expires_at_ms, initiator_did, initiator_profile, allow_responder_did,
-  responder_did, responder_profile, confirmation_id, confirmed_at_ms
+  responder_did, responder_profile, confirmation_id, confirmed_at_ms, ticket,
+  EXISTS (SELECT 1 FROM pairs WHERE pair_id = confirmation_id AND untold_since_ms IS NOT NULL
+    AND ((agent_did = initiator_did AND peer_did = responder_did)
+      OR (agent_did = responder_did AND peer_did = initiator_did))) AS untold
 FROM pair_tickets WHERE kid = ?1";
 
 const CONFIRM: &str = "
@@ -40,22 +46,26 @@ UPDATE pair_tickets SET responder_did = ?2, responder_profile = ?3, confirmation
 WHERE kid = ?1 AND confirmation_id IS NULL AND expires_at_ms > ?5";
 
 const PAIR_INITIATOR: &str = "
-INSERT INTO pairs (agent_did, peer_did, paired_at_ms)
-SELECT initiator_did, responder_did, confirmed_at_ms FROM pair_tickets WHERE kid = ?1 AND confirmation_id = ?2
-ON CONFLICT DO NOTHING";
+INSERT INTO pairs (agent_did, peer_did, paired_at_ms, pair_id, untold_since_ms)
+SELECT initiator_did, responder_did, confirmed_at_ms, confirmation_id, confirmed_at_ms
+FROM pair_tickets WHERE kid = ?1 AND confirmation_id = ?2
+ON CONFLICT DO UPDATE SET paired_at_ms = excluded.paired_at_ms, pair_id = excluded.pair_id,
+  untold_since_ms = excluded.untold_since_ms";
 
 const PAIR_RESPONDER: &str = "
-INSERT INTO pairs (agent_did, peer_did, paired_at_ms)
-SELECT responder_did, initiator_did, confirmed_at_ms FROM pair_tickets WHERE kid = ?1 AND confirmation_id = ?2
-ON CONFLICT DO NOTHING";
+INSERT INTO pairs (agent_did, peer_did, paired_at_ms, pair_id, untold_since_ms)
+SELECT responder_did, initiator_did, confirmed_at_ms, confirmation_id, confirmed_at_ms
+FROM pair_tickets WHERE kid = ?1 AND confirmation_id = ?2
+ON CONFLICT DO UPDATE SET paired_at_ms = excluded.paired_at_ms, pair_id = excluded.pair_id,
+  untold_since_ms = excluded.untold_since_ms";
 
 /// A ticket as it is kept.
 #[derive(Clone, Debug)]
 pub struct StoredTicket {
     /// The proxy that made it.
     pub issuer: Origin,
-    /// The key made for it.
-    pub key: PublicKey,
+    /// What vouches for it.
+    pub proof: TicketProof,
     /// Unix milliseconds.
     pub expires_at_ms: u64,
     /// Who asked for it.
@@ -66,13 +76,41 @@ pub struct StoredTicket {
     pub allow_responder: Option<AgentDid>,
     /// Its confirmation.
     pub confirmation: Option<Confirmation>,
+    /// The pair that it made stands, and not both agents' objects are known to have been told.
+    pub untold: bool,
+}
+
+/// What vouches for a ticket that is presented.
+#[derive(Clone, Debug)]
+pub enum TicketProof {
+    /// The key made for it, which signed it.
+    Key(PublicKey),
+    /// Its own text: it was taken over confirmed, without its key.
+    Text(String),
+}
+
+impl StoredTicket {
+    fn key_x(&self) -> String {
+        match &self.proof {
+            TicketProof::Key(key) => key.x(),
+            TicketProof::Text(_) => String::new(),
+        }
+    }
+
+    /// Whether this is the ticket that is kept.
+    pub fn is(&self, presented: &Ticket) -> bool {
+        match &self.proof {
+            TicketProof::Key(key) => presented.verify(key),
+            TicketProof::Text(text) => Ticket::parse(text).is_ok_and(|kept| kept == *presented),
+        }
+    }
 }
 
 /// Who confirmed a ticket.
 #[derive(Clone, Debug)]
 pub struct Confirmation {
-    /// The random mark of this confirmation.
-    pub id: String,
+    /// The random mark of this confirmation, and the id of the pair that it makes.
+    pub id: PairId,
     /// The agent.
     pub responder: AgentDid,
     /// How it describes itself.
@@ -82,12 +120,10 @@ pub struct Confirmation {
 }
 
 /// How a confirmation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Confirmed {
-    /// The agents are paired.
-    Yes,
-    /// Somebody was first.
-    TooLate,
+    /// The ticket is confirmed, by this confirmation or by one that was first.
+    Yes(Box<StoredTicket>),
     /// Its time ended meanwhile.
     Expired,
     /// It is gone.
@@ -103,7 +139,7 @@ pub async fn create(app: &App, kid: Ulid, ticket: &StoredTicket) -> Result<(), D
     let create = [
         text(&kid.to_string()),
         text(ticket.issuer.as_str()),
-        text(&ticket.key.x()),
+        text(&ticket.key_x()),
         number(ticket.expires_at_ms),
         text(ticket.initiator.as_str()),
         text(&profile),
@@ -122,18 +158,26 @@ pub async fn create(app: &App, kid: Ulid, ticket: &StoredTicket) -> Result<(), D
     .map(|_| ())
 }
 
-/// Finds a ticket.
+/// Finds a ticket. One that is not here is looked for again once what an earlier proxy kept is in the record.
 ///
 /// # Errors
-/// D1 gave no answer.
+/// D1 gave no answer, or the record is not complete yet.
 pub async fn find(app: &App, kid: Ulid) -> Result<Option<StoredTicket>, DbError> {
-    let rows: Vec<Row> = query(
-        app,
-        app.config.trust.write_timeout_ms,
-        Sql::new(FIND, [text(&kid.to_string())]),
-    )
-    .await?;
-    rows.into_iter().next().map(Row::into_ticket).transpose()
+    loop {
+        let statements = vec![
+            Sql::new(FIND, [text(&kid.to_string())]),
+            Sql::new(takeover::FINISHED, []),
+        ];
+        let results = batch(app, app.config.trust.write_timeout_ms, statements).await?;
+        let rows: Vec<Row> = d1::rows(&results, 0)?;
+        match rows.into_iter().next() {
+            Some(row) => return row.into_ticket().map(Some),
+            None if takeover::is_finished(&results, 1)? => return Ok(None),
+            None => client::take_over(app)
+                .await
+                .map_err(|error| DbError::Failed(error.to_string()))?,
+        }
+    }
 }
 
 /// Confirms a ticket and writes the pair, or neither.
@@ -143,7 +187,7 @@ pub async fn find(app: &App, kid: Ulid) -> Result<Option<StoredTicket>, DbError>
 pub async fn confirm(app: &App, kid: Ulid, confirmation: &Confirmation) -> Result<Confirmed, DbError> {
     let profile = to_json(&confirmation.responder_profile)?;
     let kid_text = text(&kid.to_string());
-    let id = text(&confirmation.id);
+    let id = text(confirmation.id.as_str());
     let update = [
         kid_text.clone(),
         text(confirmation.responder.as_str()),
@@ -176,11 +220,7 @@ pub async fn confirm(app: &App, kid: Ulid, confirmation: &Confirmation) -> Resul
         Some(StoredTicket {
             confirmation: None, ..
         }) => Confirmed::Expired,
-        Some(StoredTicket {
-            confirmation: Some(standing),
-            ..
-        }) if standing.id == confirmation.id => Confirmed::Yes,
-        Some(_) => Confirmed::TooLate,
+        Some(stored) => Confirmed::Yes(Box::new(stored)),
     })
 }
 
@@ -194,8 +234,10 @@ struct Row {
     allow_responder_did: Option<AgentDid>,
     responder_did: Option<AgentDid>,
     responder_profile: Option<String>,
-    confirmation_id: Option<String>,
+    confirmation_id: Option<PairId>,
     confirmed_at_ms: Option<f64>,
+    ticket: Option<String>,
+    untold: f64,
 }
 
 impl Row {
@@ -218,14 +260,20 @@ impl Row {
             (None, ..) => None,
             _ => return Err(unexpected()),
         };
+        let proof = match (PublicKey::from_x(&self.public_key_x), self.ticket) {
+            (Ok(key), _) => TicketProof::Key(key),
+            (Err(_), Some(text)) => TicketProof::Text(text),
+            (Err(_), None) => return Err(unexpected()),
+        };
         Ok(StoredTicket {
             issuer: self.issuer,
-            key: PublicKey::from_x(&self.public_key_x).map_err(|_| unexpected())?,
+            proof,
             expires_at_ms: self.expires_at_ms as u64,
             initiator: self.initiator_did,
             initiator_profile: serde_json::from_str(&self.initiator_profile).map_err(|_| unexpected())?,
             allow_responder: self.allow_responder_did,
             confirmation,
+            untold: self.untold != 0.0,
         })
     }
 }

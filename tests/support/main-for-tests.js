@@ -218,7 +218,7 @@ function withHooks(Built, told = () => undefined) {
 const toldTrust = (call) => {
   const name = only(call);
   counts.trust[name] = (counts.trust[name] ?? 0) + 1;
-  return `trust:${call[name].agent.split(":").at(-1)}`;
+  return `trust:${call[name].agent?.split(":").at(-1) ?? "import"}`;
 };
 export const ProxyTrustState = withHooks(built.ProxyTrustState, toldTrust);
 export const AgentRelaySession = withHooks(built.AgentRelaySession);

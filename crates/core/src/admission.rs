@@ -8,6 +8,8 @@
 //! - **Nothing is admitted after its revocation was written here**, not even the retry of a call that was admitted
 //!   before, because revocation is checked first.
 //! - **A retried call gets the first call's answer**, because the attempt's random id is stored with the nonce.
+//! - **Once the record of its pairs is loaded, a miss is a no.** Nothing is looked up because of what a caller names,
+//!   and a pair that was ended here never comes back, because its id is kept (`pairs`).
 //! - **A flood fills nothing**, because a refused request writes no row.
 //!
 //! `Admission::admit` is one synchronous step, so no other call can come between its reads and its writes. Asking D1
@@ -32,10 +34,10 @@ pub(crate) mod memory;
 mod simulation;
 
 pub use self::calls::{
-    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, LiftRequest, RevokeReply, RevokeRequest,
-    StoreReply, StoreValidation, TrustCall, Validated, Validations,
+    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, EndPairReply, LiftRequest, RevokeReply,
+    RevokeRequest, StoreReply, StoreValidation, TrustCall, Validated, Validations,
 };
 pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};
 pub use self::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation, token_expiry_ms};
-pub use self::pairs::PairId;
+pub use self::pairs::{EndedPair, Known, PairId, Paired, PeersReply};

@@ -23,4 +23,4 @@ pub mod relay_queue;
 pub mod retry;
 pub mod router;
 pub mod sign_in;
-pub mod trust;
+pub mod takeover;

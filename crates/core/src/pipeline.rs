@@ -22,7 +22,7 @@ use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
 
-use crate::admission::Generation;
+use crate::admission::{Generation, Known, Paired, PeersReply};
 use crate::provenance::Provenance;
 use clawdentity_protocol::ait::{Ait, AitError, UnverifiedAit};
 use clawdentity_protocol::did::{AgentDid, HumanDid};
@@ -45,7 +45,7 @@ pub use self::refusal::{Refusal, RevokedBy};
 pub struct Caller {
     ait: Rc<Ait>,
     generation: Generation,
-    pairs_generation: Generation,
+    peers: PeersReply,
 }
 
 impl Caller {
@@ -84,9 +84,9 @@ impl Caller {
         self.generation
     }
 
-    /// The generation in which its pairs last changed: what is cached about them is bound to it.
-    pub fn pairs_generation(&self) -> Generation {
-        self.pairs_generation
+    /// Whether it is paired with the agent that its request names; none where it names nobody.
+    pub fn paired(&self) -> Option<&Paired> {
+        self.peers.paired.as_ref()
     }
 }
 
@@ -132,8 +132,8 @@ pub struct Policy {
 pub struct Admission<V> {
     /// The agent's generation.
     pub generation: Generation,
-    /// The generation in which its pairs last changed.
-    pub pairs_generation: Generation,
+    /// Its peers, and whether the one that the request names is among them.
+    pub peers: PeersReply,
     /// The agent's last access validations, as its object keeps them.
     pub validations: V,
     /// An operator has lifted the revocation of this token, so the CRL does not count for it.
@@ -162,12 +162,6 @@ pub trait Ports {
     async fn admit(&self, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Self::Validations>, Refusal>;
     /// Step 5: whether the polled CRL lists this token; no provenance where the proxy goes on without a CRL.
     async fn crl_lists(&self, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal>;
-    /// Step 6: whether the agent has a pair here.
-    async fn is_known(
-        &self,
-        agent: &AgentDid,
-        pairs_generation: Generation,
-    ) -> Result<(bool, Provenance), Refusal>;
     /// Step 7: whether the access token is valid; a refusal if it is not.
     async fn validate_access(
         &self,
@@ -196,9 +190,6 @@ pub struct Evidence {
     /// Step 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crl: Option<Provenance>,
-    /// Step 6.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trust: Option<Provenance>,
     /// Step 7.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<Provenance>,
@@ -267,15 +258,14 @@ async fn decide<P: Ports>(
     let mut evidence = Evidence {
         keys,
         crl,
-        trust: None,
         access: None,
     };
     if policy.known_agent {
-        let (known, provenance) = ports.is_known(&ait.sub, admission.pairs_generation).await?;
-        if !known {
-            return Err(Refusal::UnknownAgent);
+        match admission.peers.known {
+            Known::Yes => {}
+            Known::No => return Err(Refusal::UnknownAgent),
+            Known::Unavailable => return Err(Refusal::TrustUnavailable { retry_after_s: 1 }),
         }
-        evidence.trust = Some(provenance);
     }
     if policy.access_token {
         let token = AccessToken::parse(access_token).map_err(|error| match error {
@@ -288,7 +278,7 @@ async fn decide<P: Ports>(
         caller: Caller {
             ait,
             generation: admission.generation,
-            pairs_generation: admission.pairs_generation,
+            peers: admission.peers,
         },
         skew_s,
         evidence,

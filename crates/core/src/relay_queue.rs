@@ -36,6 +36,7 @@ pub mod rate;
 pub mod schema;
 pub mod socket;
 mod types;
+pub mod verdicts;
 
 pub use self::types::{
     Change, Connection, DeadReason, EndedBy, Launch, Mark, Offer, Pumped, QueueSettings, Standing, StoredRow,

@@ -6,6 +6,7 @@
 
 use futures_util::future::join;
 use serde::Serialize;
+use serde_json::Value;
 use worker::Response;
 
 use super::{bad_input, unavailable};
@@ -36,6 +37,8 @@ struct Status<'a> {
     crl: &'static str,
     /// The last run; `startedAtMs` is 0 where there was none.
     reconciliation: reconciliation::State,
+    /// How much of what an earlier proxy kept has been brought into the record; null before the first agent came.
+    import: Value,
     feed_token_configured: bool,
     feed_stream_configured: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +87,9 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         counts,
         crl: registry::crl::state(app),
         reconciliation: reconciliation.map_err(|error| unavailable(app, &error))?,
+        import: trust::takeover::status(app)
+            .await
+            .map_err(|error| unavailable(app, &error))?,
         feed_token_configured: app.config.feed_token.is_some(),
         feed_stream_configured: app.env.durable_object(binding::REVOCATION_FEED).is_ok(),
         agent,

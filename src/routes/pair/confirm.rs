@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use worker::Response;
 
-use super::announce::announce;
 use super::{Object, already_confirmed, expired, find_ticket, not_found, parse_body, refused, unavailable};
 use crate::app::{App, binding};
 use crate::clock;
+use crate::core::admission::PairId;
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
 use crate::http::{self, Incoming, json_response};
@@ -17,6 +17,7 @@ use crate::protocol::did::AgentDid;
 use crate::protocol::event::PairAccepted;
 use crate::protocol::profile::{Profile, ResponderProfile};
 use crate::protocol::ticket::Ticket;
+use crate::trust::pairs;
 use crate::trust::tickets::{self, Confirmation, Confirmed, StoredTicket};
 
 const EXPECTED: &str =
@@ -45,64 +46,46 @@ struct Answer<'a> {
 
 /// 1. body: 400 `PROXY_PAIR_INVALID_BODY`; ticket: 400 `PROXY_PAIR_TICKET_…`
 /// 2. known: 404 `PROXY_PAIR_TICKET_NOT_FOUND`; its own: 400; 503 `PROXY_PAIR_STATE_UNAVAILABLE`
-/// 3. not confirmed: 409 `PROXY_PAIR_TICKET_ALREADY_CONFIRMED`
+/// 3. not confirmed by another: 409 `PROXY_PAIR_TICKET_ALREADY_CONFIRMED`; by the caller itself: on with 7
 /// 4. not expired: 410 `PROXY_PAIR_TICKET_EXPIRED`
 /// 5. meant for the caller, who is not the initiator: 403 `PROXY_PAIR_RESPONDER_FORBIDDEN`
 /// 6. confirmed by one conditional write: 409 where another was first
-/// 7. both agents' objects are told, `pair.accepted` goes to the events queue; what fails of these is logged
-/// 8. 201
+/// 7. both agents' objects are told, `pair.accepted` goes to the events queue; what fails of these is logged, and the
+///    objects are told again by the scheduled run and by whoever asks about the ticket
+/// 8. 201, the same however often the caller confirms
 pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
     let body: Body = parse_body(&incoming, EXPECTED)?;
     let ticket = Ticket::parse(&body.ticket).map_err(refused)?;
-    let stored = find_ticket(app, &incoming, &ticket).await?;
-    if stored.confirmation.is_some() {
+    let mut stored = find_ticket(app, &incoming, &ticket).await?;
+    if stored.confirmation.is_none() {
+        stored = confirm(app, &caller, &ticket, stored, body.responder_profile.0).await?;
+    }
+    let Some(confirmation) = stored.confirmation else {
+        return Err(http::internal());
+    };
+    if confirmation.responder != *caller.agent() {
         return Err(already_confirmed());
     }
-    let now_ms = app.now_ms();
-    if stored.expires_at_ms <= now_ms {
-        return Err(expired());
-    }
-    may_confirm(&stored, caller.agent())?;
 
-    let id: [u8; 16] = app.random().map_err(|_| http::internal())?;
-    let confirmation = Confirmation {
-        id: b64::encode(&id),
-        responder: caller.agent().clone(),
-        responder_profile: body.responder_profile.0,
-        at_ms: now_ms,
-    };
-    let outcome = tickets::confirm(app, ticket.kid, &confirmation).await;
-    match outcome.map_err(|error| unavailable(app, &error))? {
-        Confirmed::Yes => {}
-        Confirmed::TooLate => return Err(already_confirmed()),
-        Confirmed::Expired => return Err(expired()),
-        Confirmed::NotFound => return Err(not_found()),
-    }
-
-    let Confirmation {
-        responder,
-        responder_profile,
-        at_ms,
-        ..
-    } = confirmation;
-    // The pair stands. An agent that could not be told learns of it within the fresh time of a trust decision.
-    let told = announce(app, &stored.initiator, &responder).await.is_ok();
-    let fields = json!({
-        "requestId": incoming.request_id.as_str(),
-        "initiatorAgentDid": stored.initiator.as_str(),
-        "responderAgentDid": responder.as_str(),
-        "kid": ticket.kid.to_string(),
-        "announced": told,
-    });
-    app.log.info("proxy.pair.confirmed", fields);
     let event = PairAccepted {
         initiator: stored.initiator,
-        responder,
-        responder_profile,
+        responder: confirmation.responder,
+        responder_profile: confirmation.responder_profile,
         issuer_proxy_origin: stored.issuer,
-        event_at_ms: at_ms,
+        event_at_ms: confirmation.at_ms,
     };
-    publish(app, &event).await;
+    if stored.untold {
+        let told = pairs::tell(app, &event.initiator, &event.responder, &confirmation.id).await;
+        let fields = json!({
+            "requestId": incoming.request_id.as_str(),
+            "initiatorAgentDid": event.initiator.as_str(),
+            "responderAgentDid": event.responder.as_str(),
+            "kid": ticket.kid.to_string(),
+            "announced": told,
+        });
+        app.log.info("proxy.pair.confirmed", fields);
+        publish(app, &event).await;
+    }
     let answer = Answer {
         paired: true,
         initiator_agent_did: &event.initiator,
@@ -111,6 +94,34 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         responder_profile: &event.responder_profile,
     };
     json_response(201, &answer)
+}
+
+/// Steps 4 to 6: the ticket with its one confirmation, which may be another's.
+async fn confirm(
+    app: &App,
+    caller: &Caller,
+    ticket: &Ticket,
+    stored: StoredTicket,
+    responder_profile: ResponderProfile,
+) -> Result<StoredTicket, ApiError> {
+    let now_ms = app.now_ms();
+    if stored.expires_at_ms <= now_ms {
+        return Err(expired());
+    }
+    may_confirm(&stored, caller.agent())?;
+    let id: [u8; 16] = app.random().map_err(|_| http::internal())?;
+    let confirmation = Confirmation {
+        id: PairId::parse(&b64::encode(&id)).map_err(|_| http::internal())?,
+        responder: caller.agent().clone(),
+        responder_profile,
+        at_ms: now_ms,
+    };
+    let outcome = tickets::confirm(app, ticket.kid, &confirmation).await;
+    match outcome.map_err(|error| unavailable(app, &error))? {
+        Confirmed::Yes(stored) => Ok(*stored),
+        Confirmed::Expired => Err(expired()),
+        Confirmed::NotFound => Err(not_found()),
+    }
 }
 
 fn may_confirm(ticket: &StoredTicket, caller: &AgentDid) -> Result<(), ApiError> {

@@ -20,7 +20,7 @@ use crate::protocol::profile::Profile;
 use crate::protocol::ticket::{Ticket, UnsignedTicket};
 use crate::protocol::time::iso_ms;
 use crate::registry::identity::{self, IdentityError};
-use crate::trust::tickets::{self, StoredTicket};
+use crate::trust::tickets::{self, StoredTicket, TicketProof};
 
 const DEFAULT_TTL_SECONDS: u64 = 300;
 const MAX_TTL_SECONDS: u64 = 900;
@@ -75,12 +75,13 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     })?;
     let stored = StoredTicket {
         issuer,
-        key: made.key,
+        proof: TicketProof::Key(made.key),
         expires_at_ms: exp_s.saturating_mul(1000),
         initiator: caller.agent().clone(),
         initiator_profile: body.initiator_profile.0,
         allow_responder: body.allow_responder_agent_did,
         confirmation: None,
+        untold: false,
     };
     tickets::create(app, made.kid, &stored)
         .await

@@ -13,6 +13,7 @@ use crate::protocol::did::AgentDid;
 use crate::protocol::profile::{Profile, ResponderProfile};
 use crate::protocol::ticket::Ticket;
 use crate::protocol::time::iso_ms;
+use crate::trust::pairs;
 
 #[derive(Deserialize)]
 struct Body {
@@ -38,7 +39,8 @@ struct Answer<'a> {
 /// 2. known: 404 `PROXY_PAIR_TICKET_NOT_FOUND`; its own: 400; 503 `PROXY_PAIR_STATE_UNAVAILABLE`
 /// 3. the caller is its initiator or confirmed it: 403 `PROXY_PAIR_STATUS_FORBIDDEN`
 /// 4. confirmed, or not expired: 410 `PROXY_PAIR_TICKET_EXPIRED`
-/// 5. 200
+/// 5. where not both objects are known to have been told of the pair, they are told again
+/// 6. 200
 pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
     let body: Body = parse_body(&incoming, "The body must be {ticket}.")?;
     let ticket = Ticket::parse(&body.ticket).map_err(refused)?;
@@ -53,6 +55,10 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     }
     if confirmation.is_none() && stored.expires_at_ms <= app.now_ms() {
         return Err(expired());
+    }
+    if let Some(confirmation) = confirmation.filter(|_| stored.untold) {
+        // What fails stays marked, and is told again.
+        pairs::tell(app, &stored.initiator, &confirmation.responder, &confirmation.id).await;
     }
     let answer = Answer {
         status: if confirmation.is_some() {

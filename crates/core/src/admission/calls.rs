@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::generation::Generation;
 use super::overlay::{RevokedWhat, TokenRevocation};
+use super::pairs::{EndedPair, PairId, PeersReply};
 use super::skew::WorstSkew;
 use clawdentity_protocol::b64;
 use clawdentity_protocol::did::AgentDid;
@@ -44,7 +45,43 @@ pub enum TrustCall {
         agent: AgentDid,
         /// The token that opened the socket, where there is one.
         jti: Option<Ulid>,
+        /// May the agent write to this one?
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<AgentDid>,
+        /// And has this pair of the two, under which something was let in before, not been ended?
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pair_id: Option<PairId>,
     },
+    /// The record of this pair was written: read it. `RevokeReply`.
+    PairChanged {
+        /// The agent.
+        agent: AgentDid,
+        /// The other one of the pair.
+        peer: AgentDid,
+    },
+    /// The agent ends its pair with this one. `EndPairReply`.
+    EndPair {
+        /// The agent.
+        agent: AgentDid,
+        /// The other one of the pair.
+        peer: AgentDid,
+    },
+    /// The other one has ended this pair. `RevokeReply`.
+    PairEnded {
+        /// The agent.
+        agent: AgentDid,
+        /// Who ended it, and which.
+        ended: EndedPair,
+    },
+    /// Everybody has been told of the end of this pair. `StoreReply`.
+    PairSettled {
+        /// The agent.
+        agent: AgentDid,
+        /// The pair.
+        ended: EndedPair,
+    },
+    /// Bring what an earlier proxy kept into the record; only the object that kept it is asked. `StoreReply`.
+    TakeOver {},
     /// The registry called an access token valid. `StoreReply`.
     StoreValidation(StoreValidation),
     /// The registry called it invalid: what is kept of it is dropped. `StoreReply`, never stored.
@@ -57,16 +94,15 @@ pub enum TrustCall {
     },
 }
 
-/// What about an agent changed, and so what of all that is cached about it is void. The generation is replaced either
-/// way; but each outlives the other's outage (docs/design.md §1): a peer that leaves while the registry is down must not take
-/// the access validations along, nor a token that is refreshed while D1 is down the pairs.
+/// What about an agent changed. The generation is replaced either way. A peer that leaves while the registry is down must
+/// not take the access validations along, so these are void only where the session changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Changed {
     /// Its session ended or got a new token: its access validations are void.
     #[default]
     Session,
-    /// A pair was made or removed: what was decided about whom it may talk to is void.
+    /// A pair was made or removed: the access validations stay.
     Pairs,
 }
 
@@ -88,6 +124,9 @@ pub struct AdmitRequest {
     /// Random, made once per request and repeated when the call is retried.
     #[serde(with = "bytes")]
     pub attempt: [u8; 16],
+    /// The agent that the request is to reach by a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<AgentDid>,
 }
 
 /// What the object decided.
@@ -98,8 +137,9 @@ pub enum AdmitReply {
     Admitted {
         /// The agent's generation now.
         generation: Generation,
-        /// The generation in which its pairs last changed: what is cached about them is bound to it.
-        pairs_generation: Generation,
+        /// Its peers, and whether the one that the request names is among them.
+        #[serde(default)]
+        peers: PeersReply,
         /// The last validations of access tokens with this AIT, in its present session.
         #[serde(default, skip_serializing_if = "Validations::is_empty")]
         validations: Validations,
@@ -191,7 +231,7 @@ pub struct RevokeReply {
 }
 
 /// How an agent, or a token of it, stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReply {
     /// What is revoked, if anything.
     pub revoked: Option<RevokedWhat>,
@@ -209,6 +249,22 @@ pub struct CheckReply {
     /// When the agent's owner last ended its session, Unix milliseconds: mail accepted up to then has no authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_ended_at_ms: Option<u64>,
+    /// Its peers, and whether the one that was named is among them.
+    #[serde(default)]
+    pub peers: PeersReply,
+}
+
+/// What became of the end of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndPairReply {
+    /// The pair that has ended and of which the other side, the sessions and the record are still to be told. None where
+    /// there is no pair, or where its end is known everywhere.
+    pub ended: Option<PairId>,
+    /// The record of the agent's pairs could not be read, so nothing is known of one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unavailable: bool,
+    /// The agent's generation now.
+    pub generation: Generation,
 }
 
 /// An access token that the registry called valid.
@@ -260,6 +316,7 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
+    use crate::admission::pairs::{Known, Paired};
 
     const DID: &str = "did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4";
 
@@ -286,6 +343,7 @@ mod tests {
             timestamp_s: 1,
             nonce_hash: [0; 32],
             attempt: [0xff; 16],
+            peer: None,
         };
         let zeros = "A".repeat(43);
         let admit_json = format!(
@@ -327,8 +385,44 @@ mod tests {
             &TrustCall::Check {
                 agent: agent(),
                 jti: None,
+                peer: None,
+                pair_id: None,
             },
             &format!(r#"{{"check":{{"agent":"{DID}","jti":null}}}}"#),
+        );
+        let peer = || AgentDid::parse(DID).unwrap();
+        pinned(
+            &TrustCall::PairChanged {
+                agent: agent(),
+                peer: peer(),
+            },
+            &format!(r#"{{"pair_changed":{{"agent":"{DID}","peer":"{DID}"}}}}"#),
+        );
+        pinned(
+            &TrustCall::EndPair {
+                agent: agent(),
+                peer: peer(),
+            },
+            &format!(r#"{{"end_pair":{{"agent":"{DID}","peer":"{DID}"}}}}"#),
+        );
+        let ended = || EndedPair {
+            peer: peer(),
+            pair_id: PairId::unnumbered(),
+        };
+        let ended_json = format!(r#"{{"agent":"{DID}","ended":{{"peer":"{DID}","pair_id":"unnumbered"}}}}"#);
+        pinned(
+            &TrustCall::PairEnded {
+                agent: agent(),
+                ended: ended(),
+            },
+            &format!(r#"{{"pair_ended":{ended_json}}}"#),
+        );
+        pinned(
+            &TrustCall::PairSettled {
+                agent: agent(),
+                ended: ended(),
+            },
+            &format!(r#"{{"pair_settled":{ended_json}}}"#),
         );
         pinned(
             &TrustCall::StoreValidation(StoreValidation {
@@ -366,20 +460,23 @@ mod tests {
             (
                 AdmitReply::Admitted {
                     generation,
-                    pairs_generation: generation,
+                    peers: PeersReply::default(),
                     validations: Validations::default(),
                     token_lifted: false,
                 },
-                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101"}}"#,
+                r#"{"admitted":{"generation":"0101010101010101","peers":{"known":"unavailable"}}}"#,
             ),
             (
                 AdmitReply::Admitted {
                     generation,
-                    pairs_generation: generation,
+                    peers: PeersReply {
+                        known: Known::Yes,
+                        paired: Some(Paired::Yes(PairId::unnumbered())),
+                    },
                     validations,
                     token_lifted: true,
                 },
-                r#"{"admitted":{"generation":"0101010101010101","pairs_generation":"0101010101010101","validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}],"token_lifted":true}}"#,
+                r#"{"admitted":{"generation":"0101010101010101","peers":{"known":"yes","paired":{"yes":"unnumbered"}},"validations":[{"token_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at_ms":7}],"token_lifted":true}}"#,
             ),
             (
                 AdmitReply::Revoked {
@@ -412,8 +509,9 @@ mod tests {
                 unconfirmed: false,
                 reissued: false,
                 session_ended_at_ms: None,
+                peers: PeersReply::default(),
             },
-            r#"{"revoked":null,"generation":"0101010101010101"}"#,
+            r#"{"revoked":null,"generation":"0101010101010101","peers":{"known":"unavailable"}}"#,
         );
         pinned(
             &CheckReply {
@@ -426,8 +524,9 @@ mod tests {
                 unconfirmed: false,
                 reissued: false,
                 session_ended_at_ms: None,
+                peers: PeersReply::default(),
             },
-            r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7}}"#,
+            r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7},"peers":{"known":"unavailable"}}"#,
         );
         pinned(&StoreReply { stored: true }, r#"{"stored":true}"#);
     }

@@ -6,15 +6,17 @@
 use std::collections::HashMap;
 
 use super::calls::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, LiftRequest, RevokeReply, RevokeRequest, StoreReply,
-    StoreValidation, Validated, Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, LiftRequest, RevokeReply, RevokeRequest,
+    StoreReply, StoreValidation, Validated, Validations,
 };
 use super::generation::Generation;
 use super::nonces;
 use super::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation};
+use super::pairs::{EndedPair, Known, PairId, Paired, PeersReply};
 use super::rate::RateLog;
 use super::skew::SkewLog;
 use super::tables::{NonceRow, Stored, Tables, Validation};
+use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
 /// Tokens of one agent that are remembered as looked up in the ledger. An agent uses one or two; forgetting one costs
@@ -24,6 +26,14 @@ pub const MAX_SEEN_TOKENS: usize = 256;
 pub const MAX_VALIDATIONS: usize = 4;
 /// Expired rows of tokens are kept this much longer, so that a clock that ran ahead for a while loses none.
 pub const SWEEP_GRACE_MS: u64 = 24 * 3_600_000;
+
+/// The end of a pair is remembered for so long: longer than any mail that was let in by it can wait (seven days).
+pub const KEEP_ENDED_MS: u64 = 8 * 24 * 3_600_000;
+
+/// Whoever ends a pair tells the others itself first; after this time the object does.
+const SETTLE_AFTER_MS: u64 = 3_000;
+/// The first pause where that fails; it doubles, up to a minute.
+const SETTLE_AGAIN_MS: u64 = 1_000;
 
 /// The settings it works with.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +51,10 @@ pub struct Admission<T> {
     tables: T,
     limits: Limits,
     generation: Generation,
-    pairs_generation: Generation,
+    peers_loaded: bool,
+    /// When others are next told of the pairs that this agent has ended, and how often that has failed.
+    settle_due_ms: Option<u64>,
+    settle_failures: u32,
     agent_revoked: bool,
     ledger_asked: bool,
     forgotten_through: Option<u64>,
@@ -64,7 +77,7 @@ impl<T: Tables> Admission<T> {
     pub fn wake(tables: T, limits: Limits, now_ms: u64, fresh: Generation) -> Result<Self, T::Error> {
         let Stored {
             generation,
-            pairs_generation,
+            peers_loaded,
             agent_revoked,
             ledger_asked,
             forgotten_through,
@@ -77,19 +90,21 @@ impl<T: Tables> Admission<T> {
             unconfirmed,
             session_ended_at_ms,
         } = tables.load(now_ms.saturating_sub(limits.rate_window_ms))?;
-        let (generation, pairs_generation) = match (generation, pairs_generation) {
-            (Some(generation), Some(pairs)) => (generation, pairs),
-            _ => {
+        let generation = match generation {
+            Some(generation) => generation,
+            None => {
                 tables.put_generation(fresh, Changed::Session)?;
-                tables.put_generation(fresh, Changed::Pairs)?;
-                (fresh, fresh)
+                fresh
             }
         };
+        let settle_due_ms = (!tables.unsettled()?.is_empty()).then_some(now_ms);
         Ok(Self {
             tables,
             limits,
             generation,
-            pairs_generation,
+            peers_loaded,
+            settle_due_ms,
+            settle_failures: 0,
             agent_revoked,
             ledger_asked,
             forgotten_through,
@@ -128,7 +143,7 @@ impl<T: Tables> Admission<T> {
             });
         }
         if facts.attempt == Some(request.attempt) {
-            return Ok(self.admitted(request));
+            return self.admitted(request);
         }
         let bucket = nonces::bucket_of(request.timestamp_s);
         if !nonces::within_skew(now_ms, request.timestamp_s) || self.forgotten_through >= Some(bucket) {
@@ -153,7 +168,7 @@ impl<T: Tables> Admission<T> {
             self.tables.put_skews(&self.skews.to_text())?;
         }
         self.oldest_bucket = Some(self.oldest_bucket.map_or(bucket, |oldest| oldest.min(bucket)));
-        Ok(self.admitted(request))
+        self.admitted(request)
     }
 
     /// Writes a revocation. An agent's revocation replaces the generation with `fresh`, as it voids all that is cached.
@@ -233,9 +248,8 @@ impl<T: Tables> Admission<T> {
     ) -> Result<RevokeReply, T::Error> {
         self.tables.put_generation(fresh, changed)?;
         self.generation = fresh;
-        match changed {
-            Changed::Session => self.validations.clear(),
-            Changed::Pairs => self.pairs_generation = fresh,
+        if changed == Changed::Session {
+            self.validations.clear();
         }
         Ok(RevokeReply {
             changed: true,
@@ -252,8 +266,12 @@ impl<T: Tables> Admission<T> {
         &mut self,
         token: Option<(Ulid, u64)>,
         answer: LedgerAnswer,
+        peers: Option<&[(AgentDid, PairId)]>,
         fresh: Generation,
     ) -> Result<(), T::Error> {
+        if let Some(peers) = peers.filter(|_| !self.peers_loaded) {
+            self.load_peers(peers)?;
+        }
         self.revoke_agent_if(answer.agent_revoked, fresh)?;
         if !self.ledger_asked {
             self.tables.put_ledger_asked()?;
@@ -356,7 +374,7 @@ impl<T: Tables> Admission<T> {
         Ok(StoreReply { stored: false })
     }
 
-    /// Forgets what can no longer matter. Returns when to be called again, if there is anything left to forget.
+    /// Forgets what can no longer matter. Returns when to be called again, if there is anything left to do.
     ///
     /// # Errors
     /// The storage's.
@@ -371,37 +389,166 @@ impl<T: Tables> Admission<T> {
         }
         let expired_before_ms = now_ms.saturating_sub(SWEEP_GRACE_MS);
         self.tables.sweep_tokens(expired_before_ms)?;
+        self.tables.sweep_ended(now_ms.saturating_sub(KEEP_ENDED_MS))?;
         self.seen_tokens.retain(|_, expiry| *expiry >= expired_before_ms);
         self.lifted_tokens
             .retain(|_, expiry| *expiry >= expired_before_ms);
         Ok(self.next_alarm_ms())
     }
 
-    /// When `on_alarm` has something to forget; Unix milliseconds.
+    /// When `on_alarm` has something to forget, or others are to be told of the end of a pair; Unix milliseconds.
     pub fn next_alarm_ms(&self) -> Option<u64> {
-        self.oldest_bucket
-            .map(|bucket| nonces::forget_at_ms(bucket, self.limits.rate_window_ms))
+        let forget_at_ms = self
+            .oldest_bucket
+            .map(|bucket| nonces::forget_at_ms(bucket, self.limits.rate_window_ms));
+        forget_at_ms.into_iter().chain(self.settle_due_ms).min()
+    }
+
+    /// Takes in what the record says now of the pair with this agent. A pair that was ended here stays so.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn pair_read(
+        &mut self,
+        peer: &AgentDid,
+        recorded: Option<&PairId>,
+        fresh: Generation,
+    ) -> Result<RevokeReply, T::Error> {
+        let (_, held) = self.tables.peers(Some(peer))?;
+        let stands = match recorded {
+            Some(pair_id) if !self.tables.has_ended(peer, pair_id)? => Some(pair_id),
+            _ => None,
+        };
+        // What is not loaded yet will be read as a whole.
+        if !self.peers_loaded || held.as_ref() == stands {
+            return Ok(self.unchanged());
+        }
+        match stands {
+            Some(pair_id) => self.tables.put_peer(peer, pair_id)?,
+            None => self.tables.delete_peer(peer)?,
+        }
+        self.replace_generation(fresh, Changed::Pairs)
+    }
+
+    /// Ends the pair with this agent, on this agent's word. From then on nothing is admitted by it; the rest has to be
+    /// told (`unsettled`). Asked again before that is done, it names the same pair again.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn end_pair(
+        &mut self,
+        now_ms: u64,
+        agent: &AgentDid,
+        peer: &AgentDid,
+        fresh: Generation,
+    ) -> Result<EndPairReply, T::Error> {
+        let (_, held) = self.tables.peers(Some(peer))?;
+        let ended = match held {
+            _ if !self.peers_loaded => None,
+            Some(pair_id) => {
+                let ended = EndedPair {
+                    peer: peer.clone(),
+                    pair_id,
+                };
+                self.tables.put_ended(&ended, now_ms, Some(agent))?;
+                self.tables.delete_peer(peer)?;
+                self.settle_failures = 0;
+                self.settle_due_ms = Some(now_ms.saturating_add(SETTLE_AFTER_MS));
+                self.replace_generation(fresh, Changed::Pairs)?;
+                Some(ended.pair_id)
+            }
+            None => {
+                let unsettled = self.tables.unsettled()?;
+                let of_peer = unsettled.into_iter().find(|(_, ended)| ended.peer == *peer);
+                of_peer.map(|(_, ended)| ended.pair_id)
+            }
+        };
+        Ok(EndPairReply {
+            ended,
+            unavailable: !self.peers_loaded,
+            generation: self.generation,
+        })
+    }
+
+    /// The other side has ended this pair.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn pair_ended(
+        &mut self,
+        now_ms: u64,
+        ended: &EndedPair,
+        fresh: Generation,
+    ) -> Result<RevokeReply, T::Error> {
+        self.tables.put_ended(ended, now_ms, None)?;
+        let (_, held) = self.tables.peers(Some(&ended.peer))?;
+        if held.as_ref() != Some(&ended.pair_id) {
+            return Ok(self.unchanged());
+        }
+        self.tables.delete_peer(&ended.peer)?;
+        self.replace_generation(fresh, Changed::Pairs)
+    }
+
+    /// Everybody has been told of the end of this pair.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn pair_settled(&mut self, ended: &EndedPair) -> Result<StoreReply, T::Error> {
+        self.tables.settle_ended(ended)?;
+        if self.tables.unsettled()?.is_empty() {
+            self.settle_due_ms = None;
+        }
+        Ok(StoreReply { stored: true })
+    }
+
+    /// The pairs that this agent has ended and of which others are to be told now, each with this agent.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn to_settle(&self, now_ms: u64) -> Result<Vec<(AgentDid, EndedPair)>, T::Error> {
+        match self.settle_due_ms {
+            Some(due_ms) if due_ms <= now_ms => self.tables.unsettled(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Not all could be told: they are told again, each time later.
+    pub fn settling_failed(&mut self, now_ms: u64) {
+        let pause_ms = SETTLE_AGAIN_MS.saturating_mul(1 << self.settle_failures.min(6));
+        self.settle_failures = self.settle_failures.saturating_add(1);
+        self.settle_due_ms = Some(now_ms.saturating_add(pause_ms));
+    }
+
+    /// The agent's generation.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether the record of the agent's pairs has been read.
+    pub fn peers_loaded(&self) -> bool {
+        self.peers_loaded
     }
 
     /// Whether the ledger must be asked first: at a token's first sight, or (no token) at the agent's.
     pub fn needs_ledger(&self, jti: Option<Ulid>) -> bool {
         match jti {
+            _ if !self.peers_loaded => true,
             Some(jti) => !self.seen_tokens.contains_key(&jti),
             None => !self.ledger_asked,
         }
-    }
-
-    /// The generation in which its pairs last changed.
-    #[cfg(test)]
-    pub fn pairs_generation(&self) -> Generation {
-        self.pairs_generation
     }
 
     /// How the agent, or a token of it, stands.
     ///
     /// # Errors
     /// The storage's.
-    pub fn check(&self, now_ms: u64, jti: Option<Ulid>) -> Result<CheckReply, T::Error> {
+    pub fn check(
+        &self,
+        now_ms: u64,
+        jti: Option<Ulid>,
+        peer: Option<&AgentDid>,
+        pair_id: Option<&PairId>,
+    ) -> Result<CheckReply, T::Error> {
         let revoked = match jti {
             _ if self.agent_revoked => Some(RevokedWhat::Agent),
             Some(jti) if self.tables.token_revoked(jti)? => Some(RevokedWhat::Token),
@@ -417,7 +564,48 @@ impl<T: Tables> Admission<T> {
                 _ => false,
             },
             session_ended_at_ms: self.session_ended_at_ms,
+            peers: self.peers(peer, pair_id)?,
         })
+    }
+
+    /// The agent's peers, and whether `peer` is among them. With `pair_id`, a pair under which something was let in
+    /// before: whether that has ended counts as well, as the two may have been paired anew since.
+    fn peers(&self, peer: Option<&AgentDid>, pair_id: Option<&PairId>) -> Result<PeersReply, T::Error> {
+        if !self.peers_loaded {
+            return Ok(PeersReply {
+                known: Known::Unavailable,
+                paired: peer.map(|_| Paired::Unavailable),
+            });
+        }
+        let (known, pair) = self.tables.peers(peer)?;
+        let ended = match (peer, pair_id) {
+            (Some(peer), Some(pair_id)) => self.tables.has_ended(peer, pair_id)?,
+            _ => false,
+        };
+        Ok(PeersReply {
+            known: if known { Known::Yes } else { Known::No },
+            paired: peer.map(|_| pair.filter(|_| !ended).map_or(Paired::No, Paired::Yes)),
+        })
+    }
+
+    /// The whole record, less what was ended here and is still in it.
+    fn load_peers(&mut self, peers: &[(AgentDid, PairId)]) -> Result<(), T::Error> {
+        let mut standing = Vec::with_capacity(peers.len());
+        for (peer, pair_id) in peers {
+            if !self.tables.has_ended(peer, pair_id)? {
+                standing.push((peer.clone(), pair_id.clone()));
+            }
+        }
+        self.tables.put_all_peers(&standing)?;
+        self.peers_loaded = true;
+        Ok(())
+    }
+
+    fn unchanged(&self) -> RevokeReply {
+        RevokeReply {
+            changed: false,
+            generation: self.generation,
+        }
     }
 
     fn revoke_agent_if(&mut self, revoke: bool, fresh: Generation) -> Result<bool, T::Error> {
@@ -439,7 +627,7 @@ impl<T: Tables> Admission<T> {
         Ok(changed)
     }
 
-    fn admitted(&self, request: &AdmitRequest) -> AdmitReply {
+    fn admitted(&self, request: &AdmitRequest) -> Result<AdmitReply, T::Error> {
         let of_this_ait = self
             .validations
             .iter()
@@ -448,11 +636,11 @@ impl<T: Tables> Admission<T> {
             token_hash: v.token_hash,
             at_ms: v.validated_at_ms,
         };
-        AdmitReply::Admitted {
+        Ok(AdmitReply::Admitted {
             generation: self.generation,
-            pairs_generation: self.pairs_generation,
+            peers: self.peers(request.peer.as_ref(), None)?,
             validations: Validations(of_this_ait.map(validated).collect()),
             token_lifted: self.lifted_tokens.contains_key(&request.jti),
-        }
+        })
     }
 }

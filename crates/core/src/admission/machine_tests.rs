@@ -38,13 +38,14 @@ fn request(timestamp_s: u64, nonce: u8, attempt: u8) -> AdmitRequest {
         timestamp_s,
         nonce_hash: [nonce; 32],
         attempt: [attempt; 16],
+        peer: None,
     }
 }
 
 fn admitted() -> AdmitReply {
     AdmitReply::Admitted {
         generation: generation(0xee),
-        pairs_generation: generation(0xee),
+        peers: PeersReply::default(),
         validations: Validations::default(),
         token_lifted: false,
     }
@@ -191,11 +192,14 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
     assert_eq!(storage.revoked_until_ms(jti(1)), Some(NOW_MS + 30));
     machine = wake(&storage, NOW_MS);
     assert_eq!(
-        machine.check(NOW_MS, Some(jti(1))).unwrap().revoked,
+        machine.check(NOW_MS, Some(jti(1)), None, None).unwrap().revoked,
         Some(RevokedWhat::Token)
     );
-    assert_eq!(machine.check(NOW_MS, Some(jti(3))).unwrap().revoked, None);
-    assert_eq!(machine.check(NOW_MS, None).unwrap().revoked, None);
+    assert_eq!(
+        machine.check(NOW_MS, Some(jti(3)), None, None).unwrap().revoked,
+        None
+    );
+    assert_eq!(machine.check(NOW_MS, None, None, None).unwrap().revoked, None);
     for changed in [true, false] {
         assert_eq!(
             machine
@@ -208,7 +212,7 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
     machine = wake(&storage, NOW_MS);
     for token in [None, Some(jti(1)), Some(jti(3))] {
         assert_eq!(
-            machine.check(NOW_MS, token).unwrap().revoked,
+            machine.check(NOW_MS, token, None, None).unwrap().revoked,
             Some(RevokedWhat::Agent)
         );
     }
@@ -222,9 +226,21 @@ fn an_expired_tokens_revocation_outlives_a_clock_that_ran_ahead() {
         .revoke(&revocation(false, &[(1, NOW_MS + 1)]), generation(1))
         .unwrap();
     machine.on_alarm(NOW_MS + 3_600_000).unwrap();
-    assert!(machine.check(NOW_MS, Some(jti(1))).unwrap().revoked.is_some());
+    assert!(
+        machine
+            .check(NOW_MS, Some(jti(1)), None, None)
+            .unwrap()
+            .revoked
+            .is_some()
+    );
     machine.on_alarm(NOW_MS + 25 * 3_600_000).unwrap();
-    assert!(machine.check(NOW_MS, Some(jti(1))).unwrap().revoked.is_none());
+    assert!(
+        machine
+            .check(NOW_MS, Some(jti(1)), None, None)
+            .unwrap()
+            .revoked
+            .is_none()
+    );
 }
 
 #[test]
@@ -239,7 +255,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_reissued: false,
     };
     machine
-        .learn(Some((jti(1), NOW_MS + 5)), answer, generation(1))
+        .learn(Some((jti(1), NOW_MS + 5)), answer, Some(&[]), generation(1))
         .unwrap();
     machine = wake(&storage, NOW_MS);
     assert!(!machine.needs_ledger(Some(jti(1))) && !machine.needs_ledger(None));
@@ -254,9 +270,9 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_lifted: false,
         token_reissued: false,
     };
-    machine.learn(None, answer, generation(2)).unwrap();
+    machine.learn(None, answer, Some(&[]), generation(2)).unwrap();
     assert_eq!(
-        machine.check(NOW_MS, None).unwrap().revoked,
+        machine.check(NOW_MS, None, None, None).unwrap().revoked,
         Some(RevokedWhat::Agent)
     );
 }
@@ -268,7 +284,12 @@ fn sightings_are_bounded_and_the_first_to_expire_goes() {
     let count = machine::MAX_SEEN_TOKENS as u64 + 10;
     for n in 0..count {
         machine
-            .learn(Some((nth(n), NOW_MS + n)), LedgerAnswer::default(), generation(1))
+            .learn(
+                Some((nth(n), NOW_MS + n)),
+                LedgerAnswer::default(),
+                Some(&[]),
+                generation(1),
+            )
             .unwrap();
     }
     assert!(machine.needs_ledger(Some(nth(9))) && !machine.needs_ledger(Some(nth(10))));
@@ -333,7 +354,7 @@ fn validations_are_bound_to_token_ait_and_generation() {
     let again = request(NOW_S, 6, 6);
     let expect = AdmitReply::Admitted {
         generation: generation(3),
-        pairs_generation: generation(0xee),
+        peers: PeersReply::default(),
         validations: Validations::default(),
         token_lifted: false,
     };
@@ -356,7 +377,7 @@ fn a_pair_that_changes_voids_no_validation() {
     machine.replace_generation(generation(4), Changed::Pairs).unwrap();
     let expect = AdmitReply::Admitted {
         generation: generation(4),
-        pairs_generation: generation(4),
+        peers: PeersReply::default(),
         validations: Validations(vec![Validated {
             token_hash: [1; 32],
             at_ms: 5,
@@ -373,7 +394,7 @@ fn the_worst_skew_of_the_hour_outlives_an_eviction_where_it_is_worth_a_warning()
     let storage = Memory::default();
     let mut machine = wake(&storage, NOW_MS);
     let worst = |machine: &Admission<Memory>, now_ms| {
-        let worst_skew = machine.check(now_ms, None).unwrap().worst_skew;
+        let worst_skew = machine.check(now_ms, None, None, None).unwrap().worst_skew;
         worst_skew.map(|worst| worst.skew_s)
     };
     machine.admit(NOW_MS, &request(NOW_S - 100, 1, 1)).unwrap();
@@ -479,7 +500,7 @@ fn the_ledger_tells_a_lost_object_of_a_lift() {
         token_reissued: false,
     };
     let token = Some((jti(1), NOW_MS + 1_000_000));
-    machine.learn(token, answer, generation(2)).unwrap();
+    machine.learn(token, answer, Some(&[]), generation(2)).unwrap();
     let reply = machine.admit(NOW_MS, &request(NOW_S, 1, 1)).unwrap();
     assert!(
         matches!(

@@ -9,8 +9,10 @@ use std::rc::Rc;
 use super::calls::Changed;
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
+use super::pairs::{EndedPair, PairId};
 use super::skew::SkewLog;
 use super::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
+use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
 /// A clone is the same storage.
@@ -23,6 +25,9 @@ struct Data {
     nonces: Vec<NonceRow>,
     revoked_tokens: HashMap<Ulid, u64>,
     reissued_tokens: HashMap<Ulid, u64>,
+    peers: HashMap<AgentDid, PairId>,
+    /// When, and who is to tell the others.
+    ended: HashMap<(AgentDid, PairId), (u64, Option<AgentDid>)>,
 }
 
 impl Memory {
@@ -100,9 +105,8 @@ impl Tables for Memory {
     fn put_generation(&self, generation: Generation, changed: Changed) -> Result<(), Infallible> {
         let mut data = self.0.borrow_mut();
         data.stored.generation = Some(generation);
-        match changed {
-            Changed::Session => data.stored.validations.clear(),
-            Changed::Pairs => data.stored.pairs_generation = Some(generation),
+        if changed == Changed::Session {
+            data.stored.validations.clear();
         }
         Ok(())
     }
@@ -216,6 +220,78 @@ impl Tables for Memory {
         for tokens in [&mut stored.seen_tokens, &mut stored.lifted_tokens] {
             tokens.retain(|(_, expiry)| *expiry >= expired_before_ms);
         }
+        Ok(())
+    }
+
+    fn peers(&self, peer: Option<&AgentDid>) -> Result<(bool, Option<PairId>), Infallible> {
+        let data = self.0.borrow();
+        let pair = peer.and_then(|peer| data.peers.get(peer).cloned());
+        Ok((!data.peers.is_empty(), pair))
+    }
+
+    fn put_all_peers(&self, peers: &[(AgentDid, PairId)]) -> Result<(), Infallible> {
+        let mut data = self.0.borrow_mut();
+        data.peers = peers.iter().cloned().collect();
+        data.stored.peers_loaded = true;
+        Ok(())
+    }
+
+    fn put_peer(&self, peer: &AgentDid, pair_id: &PairId) -> Result<(), Infallible> {
+        self.0.borrow_mut().peers.insert(peer.clone(), pair_id.clone());
+        Ok(())
+    }
+
+    fn delete_peer(&self, peer: &AgentDid) -> Result<(), Infallible> {
+        self.0.borrow_mut().peers.remove(peer);
+        Ok(())
+    }
+
+    fn has_ended(&self, peer: &AgentDid, pair_id: &PairId) -> Result<bool, Infallible> {
+        let key = (peer.clone(), pair_id.clone());
+        Ok(self.0.borrow().ended.contains_key(&key))
+    }
+
+    fn put_ended(
+        &self,
+        ended: &EndedPair,
+        at_ms: u64,
+        untold_by: Option<&AgentDid>,
+    ) -> Result<(), Infallible> {
+        let key = (ended.peer.clone(), ended.pair_id.clone());
+        self.0
+            .borrow_mut()
+            .ended
+            .entry(key)
+            .or_insert((at_ms, untold_by.cloned()));
+        Ok(())
+    }
+
+    fn settle_ended(&self, ended: &EndedPair) -> Result<(), Infallible> {
+        let key = (ended.peer.clone(), ended.pair_id.clone());
+        if let Some((_, unsettled)) = self.0.borrow_mut().ended.get_mut(&key) {
+            *unsettled = None;
+        }
+        Ok(())
+    }
+
+    fn unsettled(&self) -> Result<Vec<(AgentDid, EndedPair)>, Infallible> {
+        let data = self.0.borrow();
+        let mut unsettled = Vec::new();
+        for ((peer, pair_id), (_, untold_by)) in &data.ended {
+            let ended = EndedPair {
+                peer: peer.clone(),
+                pair_id: pair_id.clone(),
+            };
+            unsettled.extend(untold_by.clone().map(|agent| (agent, ended)));
+        }
+        Ok(unsettled)
+    }
+
+    fn sweep_ended(&self, before_ms: u64) -> Result<(), Infallible> {
+        self.0
+            .borrow_mut()
+            .ended
+            .retain(|_, (at_ms, untold_by)| untold_by.is_some() || *at_ms >= before_ms);
         Ok(())
     }
 }

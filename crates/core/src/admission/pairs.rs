@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use clawdentity_protocol::did::AgentDid;
+
 /// Bytes of the longest id.
 const MAX_BYTES: usize = 64;
 /// The id of a pair that was made before pairs had ids. It is enough that ids differ between the same two agents.
@@ -55,6 +57,52 @@ impl<'de> Deserialize<'de> for PairId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
+}
+
+/// Whether an agent has a pair here at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// The record of its pairs could not be read yet.
+    #[default]
+    Unavailable,
+    /// It has none.
+    No,
+    /// It has one or more.
+    Yes,
+}
+
+/// Whether an agent is paired with another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Paired {
+    /// The record of its pairs could not be read yet.
+    #[default]
+    Unavailable,
+    /// They are not, or the pair that was asked about has ended.
+    No,
+    /// They are, by this pair.
+    Yes(PairId),
+}
+
+/// What an agent's object says of its peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersReply {
+    /// Whether it has any.
+    #[serde(default)]
+    pub known: Known,
+    /// Whether the agent that was named is one of them; none where nobody was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Paired>,
+}
+
+/// A pair that has ended here and of which the rest is not yet known to have been told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedPair {
+    /// The other agent.
+    pub peer: AgentDid,
+    /// The pair.
+    pub pair_id: PairId,
 }
 
 #[cfg(test)]

@@ -124,6 +124,7 @@ impl World {
                     timestamp_s: (self.now_ms / 1000).saturating_add_signed(offset_s),
                     nonce_hash: [nonce; 32],
                     attempt,
+                    peer: None,
                 };
                 self.requests.push(request.clone());
                 self.admit(&request);
@@ -170,7 +171,12 @@ impl World {
                 let fresh = self.fresh();
                 let expiry_ms = self.now_ms + 1_000_000;
                 self.machine
-                    .learn(Some((jti(token), expiry_ms)), LedgerAnswer::default(), fresh)
+                    .learn(
+                        Some((jti(token), expiry_ms)),
+                        LedgerAnswer::default(),
+                        Some(&[]),
+                        fresh,
+                    )
                     .unwrap();
                 assert!(!self.machine.needs_ledger(Some(jti(token))) && !self.machine.needs_ledger(None));
             }

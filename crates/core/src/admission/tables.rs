@@ -9,7 +9,9 @@ use std::ops::RangeInclusive;
 use super::calls::Changed;
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
+use super::pairs::{EndedPair, PairId};
 use super::skew::SkewLog;
+use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
 /// A nonce that was accepted.
@@ -59,8 +61,8 @@ pub struct Validation {
 pub struct Stored {
     /// The agent's generation.
     pub generation: Option<Generation>,
-    /// The generation in which its pairs last changed.
-    pub pairs_generation: Option<Generation>,
+    /// The record of its pairs was read.
+    pub peers_loaded: bool,
     /// The agent is revoked.
     pub agent_revoked: bool,
     /// The ledger was asked about this agent at least once.
@@ -120,11 +122,7 @@ pub trait Tables {
     /// See `load`.
     fn forget_nonces(&self, through: u64) -> Result<Forgotten, Self::Error>;
 
-    /// Replaces the generation and, in the same step, deletes all validations (`Session`) or replaces the pairs'
-    /// generation too (`Pairs`).
-    ///
-    /// # Errors
-    /// See `load`.
+    /// Replaces the generation and, where the session changed, deletes all validations in the same step.
     fn put_generation(&self, generation: Generation, changed: Changed) -> Result<(), Self::Error>;
 
     /// Keeps the text of a `SkewLog`.
@@ -222,4 +220,37 @@ pub trait Tables {
     /// # Errors
     /// See `load`.
     fn sweep_tokens(&self, expired_before_ms: u64) -> Result<(), Self::Error>;
+
+    /// Whether the agent has any peer, and the pair with this one.
+    fn peers(&self, peer: Option<&AgentDid>) -> Result<(bool, Option<PairId>), Self::Error>;
+
+    /// The record of its pairs was read, and these are all.
+    fn put_all_peers(&self, peers: &[(AgentDid, PairId)]) -> Result<(), Self::Error>;
+
+    /// The agent is paired with this one, by this pair and no other.
+    fn put_peer(&self, peer: &AgentDid, pair_id: &PairId) -> Result<(), Self::Error>;
+
+    /// The agent is not paired with this one.
+    fn delete_peer(&self, peer: &AgentDid) -> Result<(), Self::Error>;
+
+    /// Whether this pair has ended.
+    fn has_ended(&self, peer: &AgentDid, pair_id: &PairId) -> Result<bool, Self::Error>;
+
+    /// This pair has ended; with the agent of this object, on its own word, where others are still to be told. A second
+    /// time changes nothing.
+    fn put_ended(
+        &self,
+        ended: &EndedPair,
+        at_ms: u64,
+        untold_by: Option<&AgentDid>,
+    ) -> Result<(), Self::Error>;
+
+    /// Everybody was told of the end of this pair.
+    fn settle_ended(&self, ended: &EndedPair) -> Result<(), Self::Error>;
+
+    /// The pairs of whose end others are still to be told, each with the agent of this object.
+    fn unsettled(&self) -> Result<Vec<(AgentDid, EndedPair)>, Self::Error>;
+
+    /// Forgets the ends of pairs that everybody was told of and that lie before this time.
+    fn sweep_ended(&self, before_ms: u64) -> Result<(), Self::Error>;
 }

@@ -9,8 +9,7 @@
 //! 2. A captured request is accepted once.
 //! 3. No access token is accepted in a request that was admitted after the event that ended its session.
 //! 4. An agent whose present access token was validated less than the stale limit ago gets no 503 and no 403 for want
-//!    of an answer, whatever the registry does and in whichever isolate; nor for want of D1, where the isolate knows
-//!    with whom the agent may talk.
+//!    of an answer, whatever the registry and D1 do and in whichever isolate.
 //! 5. A registry that fails gets no more calls than the circuit allows.
 //! 6. Nothing takes longer than the registry's budget and our own calls together.
 
@@ -130,13 +129,12 @@ fn request(world: &World, request: Rc<Proven>) {
                     "503 with the key in D1",
                 );
             }
-            Err(Refusal::TrustUnavailable { .. }) => {
-                let known = before.trust_known && after.trust_known;
-                claim(!known, "403 for an agent whose pairs are known");
-            }
-            Err(Refusal::DependencyUnavailable { .. } | Refusal::Internal(_)) => {
-                claim(false, "nobody may say so")
-            }
+            Err(
+                Refusal::DependencyUnavailable { .. }
+                | Refusal::TrustUnavailable { .. }
+                | Refusal::UnknownAgent
+                | Refusal::Internal(_),
+            ) => claim(false, "nobody may say so"),
             Err(_) => {}
         }
         here.end(&answer);

@@ -23,7 +23,7 @@ struct World {
     admission: RefCell<Result<Generation, Refusal>>,
     listed: Cell<bool>,
     lifted: Cell<bool>,
-    known: Cell<bool>,
+    known: Cell<Known>,
     access: RefCell<Result<(), Refusal>>,
     asked: RefCell<Vec<&'static str>>,
 }
@@ -40,7 +40,7 @@ impl World {
             admission: RefCell::new(Ok(Generation::from_random([7; 8]))),
             listed: Cell::new(false),
             lifted: Cell::new(false),
-            known: Cell::new(true),
+            known: Cell::new(Known::Yes),
             access: RefCell::new(Ok(())),
             asked: RefCell::default(),
             registry,
@@ -104,7 +104,10 @@ impl Ports for World {
         self.note("admit");
         self.admission.borrow().clone().map(|generation| Admission {
             generation,
-            pairs_generation: generation,
+            peers: PeersReply {
+                known: self.known.get(),
+                paired: None,
+            },
             validations: (),
             token_lifted: self.lifted.get(),
         })
@@ -113,15 +116,6 @@ impl Ports for World {
     async fn crl_lists(&self, _jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal> {
         self.note("crl");
         Ok((self.listed.get(), None))
-    }
-
-    async fn is_known(
-        &self,
-        _agent: &AgentDid,
-        _generation: Generation,
-    ) -> Result<(bool, Provenance), Refusal> {
-        self.note("known");
-        Ok((self.known.get(), Provenance::NETWORK))
     }
 
     async fn validate_access(
@@ -210,7 +204,7 @@ const IDENTITY: Policy = Policy {
 fn a_good_request_passes_every_step_in_order_and_the_next_pays_for_one_signature() {
     let world = World::new();
     let verified = world.run(&good(&world), ALL).unwrap();
-    assert_eq!(world.asked(), "keys remember body admit crl known access");
+    assert_eq!(world.asked(), "keys remember body admit crl access");
     let caller = &verified.caller;
     assert_eq!(caller.agent(), &testing::agent(7));
     assert_eq!(caller.jti(), testing::ulid(1007));
@@ -220,7 +214,7 @@ fn a_good_request_passes_every_step_in_order_and_the_next_pays_for_one_signature
     world.run(&good(&world), ALL).unwrap();
     assert_eq!(
         world.asked(),
-        "keys body admit crl known access",
+        "keys body admit crl access",
         "the AIT was remembered"
     );
     world.run(&good(&world), IDENTITY).unwrap();
@@ -333,24 +327,24 @@ fn each_step_refuses_with_its_code() {
         "keys remember body admit crl",
     );
     check(
-        &|w, _| w.known.set(false),
+        &|w, _| w.known.set(Known::No),
         "PROXY_AUTH_FORBIDDEN",
-        "keys remember body admit crl known",
+        "keys remember body admit crl",
     );
     check(
         &|_, r| r.access_token = None,
         "PROXY_AGENT_ACCESS_REQUIRED",
-        "keys remember body admit crl known",
+        "keys remember body admit crl",
     );
     check(
         &|_, r| r.access_token = Some("x".repeat(1025)),
         "PROXY_AGENT_ACCESS_INVALID",
-        "keys remember body admit crl known",
+        "keys remember body admit crl",
     );
     check(
         &|w, _| *w.access.borrow_mut() = Err(Refusal::AccessInvalid),
         "PROXY_AGENT_ACCESS_INVALID",
-        "keys remember body admit crl known access",
+        "keys remember body admit crl access",
     );
 }
 

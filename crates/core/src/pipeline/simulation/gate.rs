@@ -7,12 +7,10 @@ use super::isolate::{D1_TIMEOUT_MS, Isolate};
 use super::world::{BUDGET_MS, Dependency, World};
 use crate::admission::{AdmitReply, AdmitRequest, StoreValidation, Validations};
 use crate::budget::Budget;
-use crate::circuit::{FailureKind, Outcome, Permit};
-use crate::provenance::Source;
+use crate::circuit::{Outcome, Permit};
 use crate::registry::access::{self, AccessDecision, Keep, Question};
 use crate::registry::crl::{self, CrlDecision, Note};
 use crate::registry::keys::{KeysDecision, KidCopy, KidDecision};
-use crate::trust;
 
 const LOOK_AGAIN_MS: u64 = 250; // slower than the real ones, and as good here
 
@@ -275,6 +273,7 @@ impl Ports for Gate {
             timestamp_s: proof.timestamp.seconds(),
             nonce_hash: proof.nonce.hash(),
             attempt: u128::from(self.world.event()).to_be_bytes(),
+            peer: Some(self.world.peer_of(self.agent)),
         };
         let now_ms = self.now_ms();
         let reply = self
@@ -285,12 +284,12 @@ impl Ports for Gate {
         match reply {
             AdmitReply::Admitted {
                 generation,
-                pairs_generation,
+                peers,
                 validations,
                 token_lifted,
             } => Ok(Admission {
                 generation,
-                pairs_generation,
+                peers,
                 validations,
                 token_lifted,
             }),
@@ -334,42 +333,6 @@ impl Ports for Gate {
                 CrlDecision::Wait | CrlDecision::Gone { .. } => return without(),
             }
         }
-    }
-
-    async fn is_known(
-        &self,
-        agent: &AgentDid,
-        pairs_generation: Generation,
-    ) -> Result<(bool, Provenance), Refusal> {
-        let refused = Refusal::TrustUnavailable { retry_after_s: 1 };
-        let question = trust::Question::known(agent, pairs_generation);
-        let (asked_at_ms, pairs) = (self.now_ms(), self.world.pairs(self.agent));
-        let decision = self.isolate.trust.borrow_mut().decide(&question, asked_at_ms);
-        let permit = match decision {
-            trust::Decision::Serve { answer, provenance } => return Ok((answer, provenance)),
-            trust::Decision::Unavailable { .. } => return Err(refused),
-            trust::Decision::Ask(permit) => permit,
-        };
-        let answered = self.world.ask_d1(D1_TIMEOUT_MS).await;
-        let (mut desk, now_ms) = (self.isolate.trust.borrow_mut(), self.now_ms());
-        if !answered {
-            return desk
-                .failed(&question, permit, FailureKind::Timeout, now_ms)
-                .map_err(|_| refused);
-        }
-        desk.answered(question, permit, asked_at_ms, true, now_ms);
-        // Under this very generation, which may have been replaced since.
-        if self.world.object(self.agent, |it| it.pairs_generation()) == pairs_generation {
-            let mut known = self.isolate.pairs_known.borrow_mut();
-            known.insert((self.agent, pairs), asked_at_ms);
-        }
-        Ok((
-            true,
-            Provenance {
-                source: Source::Durable,
-                age_ms: 0,
-            },
-        ))
     }
 
     async fn validate_access(

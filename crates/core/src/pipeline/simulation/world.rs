@@ -14,7 +14,7 @@ use super::fixtures::{AGENTS, Fixtures, Proven};
 use super::gate::Gate;
 use super::isolate::Isolate;
 use crate::admission::memory::Memory;
-use crate::admission::{Admission as Object, Limits};
+use crate::admission::{Admission as Object, LedgerAnswer, Limits, PairId};
 
 mod calls;
 mod events;
@@ -28,6 +28,15 @@ const LIMITS: Limits = Limits {
     rate_window_ms: MINUTE_MS,
     warn_skew_s: 200,
 };
+
+/// With whom every agent is paired, whatever else changes.
+fn peer() -> AgentDid {
+    clawdentity_protocol::testing::agent(99)
+}
+
+pub fn pair_id(n: u8) -> PairId {
+    PairId::parse(&format!("pair-{n}")).unwrap()
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -61,7 +70,7 @@ struct Agent {
     /// Tokens whose session's end was applied here, and when.
     ended_at: HashMap<u32, u64>,
     session: u32,
-    pairs: u32,
+    pairs: u8,
     /// The validation that its object keeps of its present token.
     kept_at_ms: Option<u64>,
 }
@@ -100,7 +109,6 @@ pub struct View {
     pub revoked_at: Option<u64>,
     pub key_in_d1: bool,
     pub d1_well: bool,
-    pub trust_known: bool,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -140,10 +148,15 @@ impl World {
             let ait = &fixtures.0.aits[n][0].2.ait;
             let storage = Memory::default();
             let fresh = Generation::from_random([n as u8; 8]);
+            let mut object = Object::wake(storage.clone(), LIMITS, START_MS, fresh).unwrap();
+            let peers = [(peer(), pair_id(0))];
+            object
+                .learn(None, LedgerAnswer::default(), Some(&peers), fresh)
+                .unwrap();
             Agent {
                 did: ait.sub.clone(),
                 jti: ait.jti,
-                object: Object::wake(storage.clone(), LIMITS, START_MS, fresh).unwrap(),
+                object,
                 storage,
                 kid: 0,
                 token: n as u32 * 1_000,
@@ -321,8 +334,9 @@ impl World {
         }
     }
 
-    pub fn pairs(&self, agent: usize) -> u32 {
-        self.agent(agent).pairs
+    /// Whom the agent writes to.
+    pub fn peer_of(&self, _agent: usize) -> AgentDid {
+        peer()
     }
 
     pub fn session_ended_at(&self, request: &Proven) -> Option<u64> {
@@ -342,7 +356,6 @@ impl World {
             revoked_at: agent.revoked_at,
             key_in_d1: self.0.d1_keys.get().is_some_and(key_in_d1),
             d1_well: self.0.d1.get() == Mode::Well && now_ms - self.0.d1_since_ms.get() > 10_000,
-            trust_known: gate.isolate.knows_pairs(gate.agent, agent.pairs, now_ms),
         }
     }
 

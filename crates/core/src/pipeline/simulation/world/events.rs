@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::super::fixtures::{KIDS, Proven};
 use super::super::gate::Gate;
 use super::super::isolate::Isolate;
-use super::{BUDGET_MS, LIMITS, Mode, ProofHeaders, Rc, World};
+use super::{BUDGET_MS, LIMITS, Mode, ProofHeaders, Rc, World, pair_id};
 use crate::admission::{Admission as Object, Changed, RevokeRequest};
 use crate::budget::Budget;
 
@@ -64,12 +64,14 @@ impl World {
         }
     }
 
-    /// A pair of the agent is made or removed; it keeps another.
+    /// The agent is paired anew with whom it writes to.
     pub fn change_pairs(&self) {
         let (at, fresh) = (self.any_agent(), self.fresh());
+        let peer = self.peer_of(at);
         let mut agent = self.agent(at);
-        agent.object.replace_generation(fresh, Changed::Pairs).unwrap();
-        agent.pairs += 1;
+        agent.pairs = agent.pairs.wrapping_add(1);
+        let pair = pair_id(agent.pairs);
+        agent.object.pair_read(&peer, Some(&pair), fresh).unwrap();
     }
 
     pub fn revoke(&self) {
