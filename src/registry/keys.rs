@@ -47,6 +47,8 @@ pub fn is_withdrawn(app: &App, kid: &str, since_ms: u64) -> bool {
 pub(super) async fn held(app: &App, budget: &Budget) -> Result<Keys, Unavailable> {
     let mut decision = state::with(app, |desks| desks.keys.decide(false, app.now_ms()));
     if matches!(decision, KeysDecision::ReadDurable) {
+        // This is a look at the copy as well.
+        state::with(app, |desks| desks.keys.follow_due(app.now_ms()));
         let copy = durable::read(app, budget).await;
         decision = state::with(app, |desks| match copy {
             Some((keys, fetched_at_ms)) => desks.keys.take_over(Rc::new(keys), fetched_at_ms, app.now_ms()),

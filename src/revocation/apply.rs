@@ -71,8 +71,11 @@ pub async fn apply_all(app: &App, orders: &[Order]) -> Vec<Result<u64, NotDone>>
     work.close_and_record().await;
     work.strike_new_owners().await;
     work.confirm().await;
-    super::feed::poke_later(app);
-    work.results()
+    let results = work.results();
+    if results.iter().any(Result::is_ok) {
+        super::feed::poke_later(app);
+    }
+    results
 }
 
 /// What one agent loses by one order.

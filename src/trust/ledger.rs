@@ -241,11 +241,11 @@ pub async fn record(app: &App, entries: &[Entry<'_>]) -> Result<Recorded, DbErro
     let (named, now) = (text(&named), number(app.now_ms()));
     let mut statements = vec![Sql::new(feed::LATEST, [])];
     for write in [
+        statements::RECORD_AGENTS,
+        statements::RECORD_SESSIONS,
         statements::EXTEND_TOKENS,
         statements::ADOPT_TOKENS,
         statements::RECORD_TOKENS,
-        statements::RECORD_AGENTS,
-        statements::RECORD_SESSIONS,
         statements::REMEMBER,
     ] {
         statements.push(Sql::new(write, [named.clone(), now.clone()]));
