@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 
 import { pair } from "../support/agent.mjs";
 import { accepted, answered, refused } from "../support/expect.mjs";
-import { eightAtATime, eventually, start } from "../support/harness.mjs";
+import { eightAtATime, eventually, inWorld, start } from "../support/harness.mjs";
 import { ADMIN } from "../support/revocation.mjs";
 import { ackAll } from "../support/socket.mjs";
 
@@ -48,7 +48,9 @@ test("an agent's queue, its oldest message, its socket, its revocation, its cloc
   }
 });
 
-test("sessions of agents that are not connected do nothing while nothing is due", async () => {
+test("sessions of agents that are not connected do nothing while nothing is due", () =>
+  // A world of its own, in which nothing from before is still due.
+  inWorld({ hooks: true }, async (world) => {
   const agents = await world.agents(OFFLINE + 1);
   const [sender, ...offline] = agents;
   const { groupId } = await world.registry("/dev/groups", { members: agents.map(({ agentDid }) => agentDid) });
@@ -58,4 +60,4 @@ test("sessions of agents that are not connected do nothing while nothing is due"
   await new Promise((resolve) => setTimeout(resolve, WATCHED_MS));
   const { alarms, trust } = await world.counts();
   assert.deepEqual({ alarms, trust }, { alarms: 0, trust: {} });
-});
+  }));
