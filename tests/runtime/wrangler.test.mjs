@@ -50,7 +50,7 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
     assert.deepEqual(consumers, ["events", "receipts"].map((kind) => ({
       queue: `clawdentity-${kind}${suffix}`,
       dead_letter_queue: `clawdentity-${kind}-dlq${suffix}`,
-      max_batch_size: 50,
+      max_batch_size: 100,
       max_batch_timeout: 0,
       max_retries: 100,
       retry_delay: 1,
