@@ -2,15 +2,17 @@
 //!
 //! Steps, and what each can end in, after the gate:
 //! 1. media type: 415 `PROXY_HOOK_UNSUPPORTED_MEDIA_TYPE`
-//! 2. body: 400 `PROXY_HOOK_INVALID_JSON`
-//! 3. recipient: 400 `PROXY_HOOK_RECIPIENT_REQUIRED`, `PROXY_HOOK_RECIPIENT_INVALID`; group: 400 `PROXY_HOOK_GROUP_INVALID`
+//! 2. body: 400 `PROXY_HOOK_INVALID_JSON`, also where a strict reader could not parse it
+//! 3. recipient: 400 `PROXY_HOOK_RECIPIENT_REQUIRED`, `PROXY_HOOK_RECIPIENT_INVALID`; group: 400
+//!    `PROXY_HOOK_GROUP_INVALID`; conversation: 400 `PROXY_HOOK_CONVERSATION_INVALID`; receipt URL: 400
+//!    `PROXY_HOOK_RECEIPT_URL_INVALID`
 //! 4. trust: the pair, or with a group the membership of both: 403 `PROXY_AUTH_FORBIDDEN`, 503
 //! 5. the identity block, where it is wanted; then the size of the frame: 413 `PROXY_BODY_TOO_LARGE`
 //! 6. the recipient's session: 202; 409 `PROXY_HOOK_REQUEST_ID_REUSED`, 507 `PROXY_RELAY_QUEUE_FULL`, 502
 //!    `PROXY_RELAY_DELIVERY_FAILED`, 503 `PROXY_RELAY_UNAVAILABLE`
 //!
-//! The payload goes on as the sender wrote it, byte for byte; the request's id is the message's. A conversation id or a
-//! receipt URL that is not well-formed is left out with a warning: no code of docs/wire.md refuses a message for one.
+//! The payload goes on as the sender wrote it, byte for byte; the request's id is the message's. A
+//! header that is blank counts as absent.
 
 use serde::Serialize;
 use serde_json::json;
@@ -24,10 +26,11 @@ use crate::core::provenance::Provenance;
 use crate::core::relay_queue::identity::{self, Identity};
 use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
-use crate::protocol::code;
+use crate::protocol::code::{self, Code};
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, Deliver};
 use crate::protocol::ids::{GroupId, Ulid};
+use crate::protocol::payload;
 use crate::registry::identity::IdentityError;
 use crate::relay::client::{self, RelayError};
 use crate::relay::may_write::{Allowed, MayNot, may_write};
@@ -51,6 +54,18 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     let payload = parse_payload(&incoming)?;
     let recipient = parse_recipient(&incoming)?;
     let group = parse_group(&incoming)?;
+    let conversation_id = optional(
+        &incoming,
+        "x-claw-conversation-id",
+        &code::PROXY_HOOK_CONVERSATION_INVALID,
+        frame::parse_conversation_id,
+    )?;
+    let reply_to = optional(
+        &incoming,
+        "x-claw-delivery-receipt-url",
+        &code::PROXY_HOOK_RECEIPT_URL_INVALID,
+        frame::parse_reply_to,
+    )?;
     let allowed = check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
     let injected = inject_identity(app, &caller, payload);
     let call = DeliverCall {
@@ -60,18 +75,8 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         delivery_source: None,
         content_type: None,
         group_id: group,
-        conversation_id: optional(
-            app,
-            &incoming,
-            "x-claw-conversation-id",
-            frame::parse_conversation_id,
-        ),
-        reply_to: optional(
-            app,
-            &incoming,
-            "x-claw-delivery-receipt-url",
-            frame::parse_reply_to,
-        ),
+        conversation_id,
+        reply_to,
         pair_id: allowed.pair_id,
         sender_admitted: true,
         wait: true,
@@ -108,10 +113,15 @@ fn check_media_type(incoming: &Incoming) -> Result<(), ApiError> {
     ))
 }
 
-/// Any JSON value; its text is kept.
+/// Any JSON value that a strict reader takes; its text is kept.
 fn parse_payload(incoming: &Incoming) -> Result<&RawValue, ApiError> {
-    serde_json::from_slice(&incoming.body)
-        .map_err(|_| ApiError::new(&code::PROXY_HOOK_INVALID_JSON, "The body must be JSON."))
+    payload::parse(&incoming.body).map_err(|error| {
+        ApiError::new(
+            &code::PROXY_HOOK_INVALID_JSON,
+            "The body must be JSON that a strict reader takes.",
+        )
+        .with_details(json!({ "reason": error.reason() }))
+    })
 }
 
 fn parse_recipient(incoming: &Incoming) -> Result<AgentDid, ApiError> {
@@ -130,10 +140,12 @@ fn parse_recipient(incoming: &Incoming) -> Result<AgentDid, ApiError> {
 }
 
 fn parse_group(incoming: &Incoming) -> Result<Option<GroupId>, ApiError> {
-    let Some(header) = incoming.header("x-claw-group-id") else {
+    let header = incoming.header("x-claw-group-id").unwrap_or_default();
+    let text = header.trim();
+    if text.is_empty() {
         return Ok(None);
-    };
-    GroupId::parse(header.trim()).map(Some).map_err(|_| {
+    }
+    GroupId::parse(text).map(Some).map_err(|_| {
         ApiError::new(
             &code::PROXY_HOOK_GROUP_INVALID,
             "X-Claw-Group-Id must be grp_<ULID>.",
@@ -192,24 +204,21 @@ fn inject_identity(app: &App, caller: &Caller, payload: &RawValue) -> Option<Box
     identity::inject(payload, identity)
 }
 
-/// A header that may be absent, and counts as absent where it is not well-formed.
+/// A header that may be absent or blank, and must hold otherwise.
 fn optional(
-    app: &App,
     incoming: &Incoming,
     name: &str,
+    code: &'static Code,
     parse: impl Fn(&str) -> Result<String, &'static str>,
-) -> Option<String> {
-    let header = incoming.header(name)?;
+) -> Result<Option<String>, ApiError> {
+    let header = incoming.header(name).unwrap_or_default();
     let text = header.trim();
     if text.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let parsed = parse(text);
-    if let Err(reason) = &parsed {
-        let fields = json!({ "requestId": incoming.request_id.as_str(), "header": name, "reason": reason });
-        app.log.warn("proxy.hooks.agent.header_ignored", fields);
-    }
-    parsed.ok()
+    parse(text).map(Some).map_err(|reason| {
+        ApiError::new(code, format!("{name} was not accepted.")).with_details(json!({ "reason": reason }))
+    })
 }
 
 /// What could never be delivered is refused at the door (docs/wire.md §6).
@@ -228,7 +237,7 @@ fn check_size(app: &App, call: &DeliverCall<'_>, recipient: &AgentDid) -> Result
         reply_to: call.reply_to.as_deref(),
     };
     let max_bytes = app.config.relay.max_frame_bytes;
-    let frame_bytes = frame.to_text().len();
+    let frame_bytes = frame.text_len(call.payload.get().len());
     if frame_bytes <= max_bytes {
         return Ok(());
     }

@@ -25,6 +25,8 @@ pub const MAX_NAME_CHARS: usize = 64;
 pub const MAX_FRAMEWORK_CHARS: usize = 32;
 /// The longest `description`.
 pub const MAX_DESCRIPTION_CHARS: usize = 280;
+/// The longest life: 90 days, in seconds (docs/wire.md §2).
+pub const MAX_LIFE_S: u64 = 90 * 24 * 3600;
 /// The largest number of seconds that is exact in every client: JavaScript's. In milliseconds it still fits a `u64`.
 pub const MAX_SECONDS: u64 = (1 << 53) - 1;
 
@@ -262,6 +264,9 @@ impl Claims {
         }
         if raw.exp <= raw.nbf || raw.exp <= raw.iat {
             return Err("exp is not after nbf and iat");
+        }
+        if raw.exp - raw.nbf > MAX_LIFE_S {
+            return Err("it would be valid for more than 90 days");
         }
         Ok(Self {
             issuer,

@@ -77,6 +77,8 @@ pub enum EventError {
 /// # Errors
 /// As `EventError` lists them.
 pub fn parse_event(body: &str, issuer: &Authority) -> Result<Event, EventError> {
+    // Some producers write a byte order mark; it must not cost a revocation (RFC 8259 §8.1 lets a reader ignore it).
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     if body.len() > MAX_EVENT_BYTES {
         // Not parsed, but not lost either where it might be a revocation.
         return Err(if body.contains(AUTH_REVOKED) {

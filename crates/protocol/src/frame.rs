@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 
 use super::did::AgentDid;
 use super::ids::{GroupId, Ulid};
-use super::issuer::is_http_url;
+use super::issuer::is_reply_url;
 use super::receipt::ReceiptStatus;
-use super::text::json;
+use super::text::{has_control, json};
 use super::time::iso_ms;
 
 mod inbound;
@@ -26,7 +26,7 @@ pub use inbound::parse_inbound;
 /// The largest frame that is parsed at all. The session's own limit (`RELAY_MAX_FRAME_BYTES`) is below this.
 pub const MAX_INBOUND_FRAME_BYTES: usize = 32 * 1024 * 1024;
 /// The longest `conversationId` and `replyTo`.
-pub const MAX_FIELD_CHARS: usize = 1024;
+pub const MAX_FIELD_CHARS: usize = 4096;
 /// `deliverySource` of what came in an `enqueue` frame.
 pub const SOURCE_ENQUEUE: &str = "agent.enqueue";
 
@@ -65,13 +65,13 @@ pub struct Enqueue {
     pub id: Ulid,
     /// Its recipient.
     pub to: AgentDid,
-    /// Any JSON value, `null` included, as the sender wrote it.
+    /// Any JSON value that a strict reader takes, `null` included, as the sender wrote it.
     pub payload: Box<RawValue>,
     /// The group it is sent in.
     pub group_id: Option<GroupId>,
-    /// Not blank, at most 1,024 characters.
+    /// Not blank, at most 4,096 characters, none of them control characters.
     pub conversation_id: Option<String>,
-    /// An http(s) URL of at most 1,024 characters.
+    /// See `parse_reply_to`.
     pub reply_to: Option<String>,
 }
 
@@ -94,24 +94,28 @@ pub enum FrameError {
     },
 }
 
-/// Parses a conversation id, of a frame or of a hook's header: not blank, at most 1,024 characters.
+/// Parses a conversation id, of a frame or of a hook's header: not blank, at most 4,096 characters, none of them control
+/// characters (docs/wire.md §5).
 ///
 /// # Errors
 /// What to tell the sender.
 pub fn parse_conversation_id(text: &str) -> Result<String, &'static str> {
-    if text.trim().is_empty() || text.chars().nth(MAX_FIELD_CHARS).is_some() {
-        return Err("conversationId must be 1-1024 characters and not blank");
+    if text.trim().is_empty() || text.chars().nth(MAX_FIELD_CHARS).is_some() || has_control(text) {
+        return Err("conversationId must be 1-4096 characters without control characters, and not blank");
     }
     Ok(text.to_owned())
 }
 
-/// Parses where receipts are to go, of a frame or of a hook's header: an http(s) URL of at most 1,024 characters.
+/// Parses where receipts are to go, of a frame or of a hook's header: an absolute URL of at most 4,096 characters, of one
+/// of the schemes that docs/wire.md §5 lists, without user info. We never fetch it.
 ///
 /// # Errors
 /// What to tell the sender.
 pub fn parse_reply_to(text: &str) -> Result<String, &'static str> {
-    if text.chars().nth(MAX_FIELD_CHARS).is_some() || !is_http_url(text) {
-        return Err("replyTo must be an http(s) URL of at most 1024 characters");
+    if text.chars().nth(MAX_FIELD_CHARS).is_some() || !is_reply_url(text) {
+        return Err(
+            "replyTo must be an https, http, wss, mailto, did or urn URL of at most 4096 characters without user info",
+        );
     }
     Ok(text.to_owned())
 }
@@ -142,6 +146,16 @@ pub struct Deliver<'a> {
 }
 
 impl Deliver<'_> {
+    /// How many bytes the frame has, were its payload of this many, without building it.
+    pub fn text_len(&self, payload_bytes: usize) -> usize {
+        let empty = Deliver {
+            payload: RawValue::NULL,
+            ..*self
+        };
+        let without = empty.to_text().len() - RawValue::NULL.get().len();
+        without.saturating_add(payload_bytes)
+    }
+
     /// The frame.
     pub fn to_text(&self) -> String {
         frame(

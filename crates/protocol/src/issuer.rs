@@ -158,20 +158,54 @@ impl std::ops::Deref for Origin {
 
 string_form!(Origin, "an http(s) URL");
 
-/// Whether a text is an http(s) URL as it stands: nothing that the URL standard would silently remove.
-pub fn is_http_url(text: &str) -> bool {
-    parse_http(text).is_some()
+/// Whether a text is a URL that receipts may be sent to, by whoever sends them (docs/wire.md §5): absolute, of one of these
+/// schemes, without user info, and as it stands: nothing that the URL standard would silently remove.
+pub fn is_reply_url(text: &str) -> bool {
+    let Some(url) = parse_as_it_stands(text) else {
+        return false;
+    };
+    let has_place = match url.scheme() {
+        "https" | "http" | "wss" => has_plain_authority(&url, text),
+        // Whatever such a URL names, it names something.
+        "mailto" | "did" | "urn" => !url.path().is_empty(),
+        _ => false,
+    };
+    has_place && url.username().is_empty() && url.password().is_none() && !has_empty_user_info(&url, text)
 }
 
 fn parse_http(text: &str) -> Option<Url> {
-    // The standard drops line ends inside and spaces around, and takes `\` for `/`: none of that is meant well here.
-    if text.len() > MAX_URL_CHARS || has_control(text) || text.trim() != text || text.contains('\\') {
+    if text.len() > MAX_URL_CHARS {
         return None;
     }
-    let url = Url::parse(text).ok()?;
-    // It also takes `http:example.com` and `http:///example.com` for `http://example.com`.
-    let authority = text.get(url.scheme().len()..)?.strip_prefix("://")?;
-    (is_http(&url) && !authority.starts_with('/')).then_some(url)
+    let url = parse_as_it_stands(text)?;
+    (is_http(&url) && has_plain_authority(&url, text)).then_some(url)
+}
+
+/// The standard drops line ends inside and spaces around, and takes `\` for `/`: none of that is meant well here.
+fn parse_as_it_stands(text: &str) -> Option<Url> {
+    if has_control(text) || text.trim() != text || text.contains('\\') {
+        return None;
+    }
+    Url::parse(text).ok()
+}
+
+/// It also takes `http:example.com` and `http:///example.com` for `http://example.com`.
+fn has_plain_authority(url: &Url, text: &str) -> bool {
+    authority_of(url, text).is_some_and(|authority| !authority.starts_with('/'))
+}
+
+/// And it drops an empty user info: `https://@example.com`.
+fn has_empty_user_info(url: &Url, text: &str) -> bool {
+    let authority = authority_of(url, text).unwrap_or_default();
+    let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
+    authority
+        .get(..end)
+        .is_some_and(|authority| authority.contains('@'))
+}
+
+/// What stands behind `scheme://`.
+fn authority_of<'a>(url: &Url, text: &'a str) -> Option<&'a str> {
+    text.get(url.scheme().len()..)?.strip_prefix("://")
 }
 
 fn is_http(url: &Url) -> bool {
@@ -241,6 +275,48 @@ mod tests {
             assert!(issuer.is_none_or(|issuer| issuer.as_str() == text));
         }
         assert!(Issuer::parse(&format!("https://a.b/{}", "c".repeat(MAX_URL_CHARS))).is_err());
+    }
+
+    #[test]
+    fn where_receipts_may_go() {
+        for (text, expect) in [
+            ("https://a.example/r?x=1#f", true),
+            ("http://127.0.0.1:9/r", true),
+            ("wss://a.example", true),
+            ("mailto:a@b.example", true),
+            (
+                "did:cdi:registry.example.com:agent:01ARZ3NDEKTSV4RRFFQ69G5FAV",
+                true,
+            ),
+            ("urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6", true),
+            ("HTTPS://a.example", true),
+            ("https://a.example/@b", true),
+            ("https://user@a.example", false),
+            ("https://user:pw@a.example", false),
+            ("https://:pw@a.example", false),
+            ("https://@a.example", false),
+            ("wss://u:p@a.example", false),
+            ("did://u:p@a.example/x", false),
+            ("urn://u@a/x", false),
+            ("not a url", false),
+            ("/relative", false),
+            ("//a.example", false),
+            ("https://", false),
+            ("https:a.example", false),
+            ("https:///a.example", false),
+            ("mailto:", false),
+            ("ftp://a.example", false),
+            ("ws://a.example", false),
+            ("javascript:alert(1)", false),
+            ("data:,x", false),
+            ("file:///etc/passwd", false),
+            (" https://a.example", false),
+            ("https://a.exa\nmple", false),
+            ("https:\\\\a.example", false),
+            ("", false),
+        ] {
+            assert_eq!(is_reply_url(text), expect, "{text}");
+        }
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! Compact JWS, as AITs and CRLs use it (docs/wire.md §2 and docs/wire.md §4.2).
 //!
 //! A token has three segments and no fourth, and its size is capped before anything is decoded. Its header has `alg`
-//! = `EdDSA`, the `typ` that is asked for, and a `kid`. A `crit` member is refused, and other members are never used,
-//! so no token can bring its own key or talk the verifier into another algorithm. The signature is checked over the
+//! = `EdDSA`, the `typ` that is asked for, and a `kid`. A `crit` member is refused, and other members are ignored
+//! (RFC 7515 §4) and never used, so no token can bring its own key or talk the verifier into another algorithm. The signature is checked over the
 //! text as it was received, never over a re-encoding of it.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::b64;
 use super::key::PublicKey;
-use super::text::object;
+use super::text::{object, present};
 
-/// The largest encoded header: ours have some 80 characters.
-pub const MAX_HEADER_CHARS: usize = 1024;
+/// The largest encoded header: ours have some 80 characters, others bring certificates along.
+pub const MAX_HEADER_CHARS: usize = 4096;
 /// The longest `kid`.
 pub const MAX_KID_CHARS: usize = 256;
 
@@ -26,7 +27,7 @@ pub enum JwsError {
     Segments,
     /// A segment is not canonical base64url, or the signature has not 64 bytes.
     Encoding,
-    /// The header is no JSON object of `alg`, `typ` and `kid` alone.
+    /// The header is no JSON object with `alg`, `typ` and `kid`.
     Header,
     /// Another algorithm than EdDSA.
     Algorithm,
@@ -34,6 +35,8 @@ pub enum JwsError {
     Type,
     /// An empty or oversized `kid`.
     Kid,
+    /// The header has a `crit`: we understand no extension (RFC 7515 §4.1.11).
+    Critical,
 }
 
 impl JwsError {
@@ -43,10 +46,11 @@ impl JwsError {
             Self::TooLarge => "the token is too large",
             Self::Segments => "not a compact JWS of three segments",
             Self::Encoding => "a segment is not base64url",
-            Self::Header => "the header must have alg, typ and kid, and no crit",
+            Self::Header => "the header must have alg, typ and kid, each once",
             Self::Algorithm => "alg must be EdDSA",
             Self::Type => "typ is not the expected one",
             Self::Kid => "kid is empty or too long",
+            Self::Critical => "crit is not understood",
         }
     }
 }
@@ -110,11 +114,12 @@ impl<'a> Jws<'a> {
 
 fn parse_header(segment: &str, typ: &str) -> Result<String, JwsError> {
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct Header {
         alg: String,
         typ: String,
         kid: String,
+        #[serde(default, deserialize_with = "present")]
+        crit: Option<IgnoredAny>,
     }
 
     if segment.len() > MAX_HEADER_CHARS {
@@ -122,6 +127,9 @@ fn parse_header(segment: &str, typ: &str) -> Result<String, JwsError> {
     }
     let json = b64::decode(segment).map_err(|_| JwsError::Encoding)?;
     let header: Header = object(&json).ok_or(JwsError::Header)?;
+    if header.crit.is_some() {
+        return Err(JwsError::Critical);
+    }
     if header.alg != "EdDSA" {
         return Err(JwsError::Algorithm);
     }
@@ -174,23 +182,21 @@ mod tests {
             (r#"{"alg":"EdDSA","typ":"AIT","kid":null}"#, Err(JwsError::Header)),
             (
                 r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","crit":["exp"]}"#,
-                Err(JwsError::Header),
+                Err(JwsError::Critical),
             ),
             (
                 r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","crit":[]}"#,
-                Err(JwsError::Header),
+                Err(JwsError::Critical),
             ),
             (
-                r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","b64":false}"#,
-                Err(JwsError::Header),
+                r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","crit":null}"#,
+                Err(JwsError::Critical),
             ),
+            (r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","b64":false}"#, Ok(())),
+            (r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","jwk":{}}"#, Ok(())),
             (
-                r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","jwk":{}}"#,
-                Err(JwsError::Header),
-            ),
-            (
-                r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","jku":"https://evil.example"}"#,
-                Err(JwsError::Header),
+                r#"{"alg":"EdDSA","typ":"AIT","kid":"k1","jku":"https://evil.example","x5c":["MIIB"],"x":null,"x":1}"#,
+                Ok(()),
             ),
             (
                 r#"{"alg":"none","alg":"EdDSA","typ":"AIT","kid":"k1"}"#,

@@ -24,6 +24,7 @@ pub mod issuer;
 pub mod jws;
 pub mod key;
 pub mod keyset;
+pub mod payload;
 pub mod profile;
 pub mod proof;
 pub mod receipt;

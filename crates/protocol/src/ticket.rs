@@ -86,6 +86,32 @@ pub struct Ticket {
     pub sig: [u8; 64],
 }
 
+/// What a chat or a mail client puts around a text or into it, and nobody sees: none of it is of a ticket's alphabet.
+fn is_wrapping(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(
+            c,
+            '`' | '"' | '\'' | '´'
+                | '\u{2018}'..='\u{201f}' // curly quotes
+                | '«' | '»' | '‹' | '›'
+                | '\u{ad}' // soft hyphen
+                | '\u{200b}'..='\u{200f}' // zero-width characters and marks of direction
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2060}'..='\u{2064}'
+                | '\u{2066}'..='\u{2069}'
+                | '\u{feff}'
+        )
+}
+
+/// What a sentence puts before a ticket or behind it.
+fn is_punctuation(c: char) -> bool {
+    matches!(
+        c,
+        '.' | ',' | ';' | ':' | '!' | '?' | '(' | ')' | '[' | ']' | '<' | '>' | '{' | '}' | '*' | '…'
+    )
+}
+
 /// The field order is that of the signed bytes: docs/wire.md §5.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +127,7 @@ struct Wire {
 }
 
 impl Ticket {
-    /// Parses a ticket as a caller passes it on: wrapped in back-ticks, broken over lines.
+    /// Parses a ticket as a caller passes it on: in back-ticks or quotes, broken over lines, with a full stop behind it.
     ///
     /// # Errors
     /// As `TicketError` lists them. A later version than ours is `UnsupportedVersion` whatever else it holds.
@@ -110,7 +136,8 @@ impl Ticket {
         if text.len() > MAX_TICKET_BYTES {
             return Err(FORMAT);
         }
-        let text: String = text.chars().filter(|c| !c.is_whitespace() && *c != '`').collect();
+        let text: String = text.chars().filter(|c| !is_wrapping(*c)).collect();
+        let text = text.trim_matches(is_punctuation);
         let json = b64::decode(text.strip_prefix(PREFIX).ok_or(FORMAT)?).map_err(|_| FORMAT)?;
         let wire: Wire = object(&json).ok_or_else(|| version_of(&json).err().unwrap_or(FORMAT))?;
         if wire.v != VERSION {
@@ -262,6 +289,15 @@ mod tests {
             format!("```\n{text}\n```"),
             format!("  {a}\r\n  {b}\n"),
             format!("{a}`\u{a0}`{b}"),
+            format!("\"{text}\""),
+            format!("'{text}'."),
+            format!("“{text}”,"),
+            format!("«{a}\u{ad}{b}»"),
+            format!("\u{feff}{text}\u{200b}"),
+            format!("{a}\u{200b}{b}\u{2060}"),
+            format!("({text})."),
+            format!("<{text}>"),
+            format!("**{text}**!"),
         ] {
             assert_eq!(Ticket::parse(&dressed), Ok(ticket()), "{dressed}");
         }
@@ -333,12 +369,16 @@ mod tests {
             assert_eq!(Ticket::parse(&text).map(|_| ()), expect, "{object}");
         }
         let text = ticket().to_text();
+        let (a, b) = text.split_at(100);
         for bad in [
             text.replace("clwpair1_", "clwpair2_"),
             text.replace("clwpair1_", ""),
             text.to_uppercase(),
             format!("{text}="),
             format!("{text}+"),
+            format!("{a}.{b}"),
+            format!("x{text}"),
+            format!("{text}x"),
             format!("{text}{}", " ".repeat(MAX_TICKET_BYTES)),
             String::new(),
             "``".into(),

@@ -17,6 +17,19 @@ fn parse(body: &str) -> Result<Event, EventError> {
 }
 
 #[test]
+fn a_byte_order_mark_costs_no_event() {
+    let body = r#"{"type":"agent.auth.issued"}"#;
+    assert_eq!(parse(&format!("\u{feff}{body}")), parse(body));
+    assert!(parse(body).is_ok());
+    let revoked = format!("\u{feff}{}", r#"{"type":"agent.auth.revoked"}"#);
+    assert!(matches!(
+        parse(&revoked),
+        Err(EventError::UnreadableRevocation(_))
+    ));
+    assert!(parse(&format!("\u{feff}\u{feff}{body}")).is_err());
+}
+
+#[test]
 fn what_is_no_message_and_what_is_none_of_ours() {
     let long = "x".repeat(100);
     let unknown = |kind: &str| Ok(Event::Unknown { kind: kind.into() });

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::did::AgentDid;
 use crate::ids::{GroupId, Ulid};
+use crate::payload;
 use crate::text::{self, object, present};
 use crate::time::parse_iso;
 
@@ -73,6 +74,7 @@ fn parse_enqueue(id: Ulid, frame: &str) -> Result<Enqueue, &'static str> {
     let group_id = optional::<GroupId>(raw.group_id, "groupId must be grp_<ULID>")?;
     let conversation_id = optional::<String>(raw.conversation_id, "conversationId must be a string")?;
     let reply_to = optional::<String>(raw.reply_to, "replyTo must be a string")?;
+    payload::check(raw.payload).map_err(|error| error.reason())?;
     Ok(Enqueue {
         id,
         to,
@@ -116,10 +118,11 @@ impl<'de> Deserialize<'de> for Head {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
                 let (mut kinds, mut ids) = (Vec::new(), Vec::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "type" => kinds.push(map.next_value::<&RawValue>()?),
-                        "id" => ids.push(map.next_value::<&RawValue>()?),
+                // Raw, as a key that is no Unicode must not keep the sender from its answer.
+                while let Some(key) = map.next_key::<&RawValue>()? {
+                    match field::<String>(key).as_deref() {
+                        Some("type") => kinds.push(map.next_value::<&RawValue>()?),
+                        Some("id") => ids.push(map.next_value::<&RawValue>()?),
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                         }

@@ -254,7 +254,8 @@ fn enqueues() {
     let group = r#","groupId":"grp_01ARZ3NDEKTSV4RRFFQ69G5FAV""#;
     let ok = |payload: &str, rest: &str| format!("enqueue {:?} {:?} {payload} {rest}", ulid(1), agent(4));
     let with = |fields: &str| text("enqueue", &format!("{to}{fields}"));
-    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let deep = nested(64);
     let good = [
         (with(r#","payload":{"a":1}"#), ok(r#"{"a":1}"#, "None None None")),
         (with(r#","payload":null"#), ok("null", "None None None")),
@@ -280,9 +281,9 @@ fn enqueues() {
         (
             with(&format!(
                 r#","payload":1,"conversationId":"{}""#,
-                "é".repeat(1024)
+                "é".repeat(4096)
             )),
-            ok("1", &format!("None Some({:?}) None", "é".repeat(1024))),
+            ok("1", &format!("None Some({:?}) None", "é".repeat(4096))),
         ),
     ];
     for (frame, expect) in &good {
@@ -324,9 +325,31 @@ fn enqueues() {
             "conversationId must be",
         ),
         (
-            with(&format!(r#"{payload},"conversationId":"{}""#, "é".repeat(1025))),
+            with(&format!(r#"{payload},"conversationId":"{}""#, "é".repeat(4097))),
             "conversationId must be",
         ),
+        (
+            with(&format!(r#"{payload},"conversationId":"a\u0000\u001b""#)),
+            "conversationId must be",
+        ),
+        (
+            with(&format!(r#","payload":{}"#, nested(65))),
+            "the payload is nested",
+        ),
+        (
+            with(&format!(r#","payload":{}"#, nested(100_000))),
+            "the payload is nested",
+        ),
+        (
+            with(r#","payload":{"message":"x \ud83d"}"#),
+            "the payload has a lone surrogate",
+        ),
+        (
+            with(r#","payload":{"\ud83d":1}"#),
+            "the payload has a lone surrogate",
+        ),
+        (with(r#","payload":{"n":1e400}"#), "the payload has a number"),
+        (with(&format!(r#"{payload},"\ud83d":1"#)), "enqueue must have"),
         (
             with(&format!(r#"{payload},"conversationId":7"#)),
             "conversationId must be",
@@ -343,7 +366,7 @@ fn enqueues() {
         (
             with(&format!(
                 r#"{payload},"replyTo":"https://p.example/{}""#,
-                "x".repeat(1024)
+                "x".repeat(4096)
             )),
             "replyTo must be",
         ),
@@ -378,8 +401,8 @@ fn a_payload_is_never_rewritten() {
     for payload in [
         r#"{"n":12345678901234567890.10,"s":"\u00e9\/","e":{}}"#,
         "-0.0",
-        "1e400",
-        r#""\ud800""#,
+        "1e308",
+        r#""\ud83d\ude00""#,
         "[ ]",
     ] {
         let frame = text(
@@ -402,6 +425,7 @@ fn a_payload_is_never_rewritten() {
             conversation_id: None,
             reply_to: None,
         };
+        assert_eq!(deliver.text_len(payload.len()), deliver.to_text().len());
         assert!(
             deliver.to_text().ends_with(&format!(r#","payload":{payload}}}"#)),
             "{payload}"

@@ -31,7 +31,7 @@ impl Fixtures {
         let registry = Registry::default();
         let ait = |agent: usize, kid: usize| {
             let mut claims = registry.ait_claims(agent as u128 + 1, &key(2));
-            claims["exp"] = 10_000_000.into();
+            claims["exp"] = 7_000_000.into();
             let header = format!(r#"{{"alg":"EdDSA","typ":"AIT","kid":"k{kid}"}}"#);
             let token = testing::sign_jws(&signers[kid], &header, &claims.to_string());
             let unverified = UnverifiedAit::parse(&token).unwrap();
