@@ -118,11 +118,11 @@ impl<'de> Deserialize<'de> for Head {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
                 let (mut kinds, mut ids) = (Vec::new(), Vec::new());
-                // Raw, as a key that is no Unicode must not keep the sender from its answer.
+                // Raw, because a key that is not valid Unicode must not keep the sender from its answer.
                 while let Some(key) = map.next_key::<&RawValue>()? {
-                    match field::<String>(key).as_deref() {
-                        Some("type") => kinds.push(map.next_value::<&RawValue>()?),
-                        Some("id") => ids.push(map.next_value::<&RawValue>()?),
+                    match field::<String>(key).unwrap_or_default().as_str() {
+                        "type" => kinds.push(map.next_value::<&RawValue>()?),
+                        "id" => ids.push(map.next_value::<&RawValue>()?),
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                         }
