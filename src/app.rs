@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
+use serde_json::Value;
 use worker::{Context, D1Database, Env, Queue, Stub};
 
 use crate::clock;
@@ -41,6 +42,8 @@ pub struct App {
     /// The settings, checked.
     pub config: Rc<Config>,
     pub log: Log,
+    /// Whether this one's successes are logged (`LOG_SUCCESS_SAMPLE_RATE`). Refusals and failures always are.
+    logs_success: bool,
     ctx: Option<Rc<Context>>,
 }
 
@@ -51,10 +54,12 @@ impl App {
     /// All faults of the settings.
     pub fn new(env: Env, ctx: Option<Context>) -> Result<Self, Rc<Vec<Fault>>> {
         let config = CONFIG.with(|cell| cell.get_or_init(|| load(&env)).clone())?;
+        let logs_success = is_sampled(config.log_success_sample_rate);
         Ok(Self {
             env,
             config,
             log: Log,
+            logs_success,
             ctx: ctx.map(Rc::new),
         })
     }
@@ -135,6 +140,13 @@ impl App {
     pub fn queue(&self, name: &str) -> worker::Result<Queue> {
         self.env.queue(name)
     }
+
+    /// Writes an `info` line about a request that went well, if this request is one of the sample.
+    pub fn log_success(&self, message: &str, fields: Value) {
+        if self.logs_success {
+            self.log.info(message, fields);
+        }
+    }
 }
 
 fn load(env: &Env) -> Result<Rc<Config>, Rc<Vec<Fault>>> {
@@ -156,4 +168,12 @@ fn variable(env: &Env, name: &str) -> Option<String> {
             .and_then(|text| text.as_string())
     });
     Some(text.unwrap_or_else(|| "{}".to_owned()))
+}
+
+/// Whether one in so many is this one. Without randomness every one is.
+fn is_sampled(rate: f64) -> bool {
+    let mut random = [0; 4];
+    rate >= 1.0
+        || getrandom::fill(&mut random).is_err()
+        || f64::from(u32::from_le_bytes(random)) < rate * 4_294_967_296.0
 }

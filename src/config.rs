@@ -198,6 +198,8 @@ pub struct Config {
     pub clock_skew_warn_s: u64,
     /// Entries of each cache of an isolate.
     pub cache_max_entries: usize,
+    /// Which part of the requests that went well is logged.
+    pub log_success_sample_rate: f64,
     /// Calls that the platform allows one invocation.
     pub subrequests: u64,
     /// Prefix messages with the sender's identity.

@@ -186,7 +186,15 @@ enum BodyError {
     Broken,
 }
 
+/// In one piece where its length is declared, and so within the limit; else piece by piece, to stop at the limit.
 async fn read_body(request: &mut Request, limit: usize) -> Result<Vec<u8>, BodyError> {
+    if request.headers().has("content-length").unwrap_or(false) {
+        let body = request.bytes().await.map_err(|_| BodyError::Broken)?;
+        return match body.len() > limit {
+            true => Err(BodyError::TooLarge),
+            false => Ok(body),
+        };
+    }
     let mut stream = request.stream().map_err(|_| BodyError::Broken)?;
     let mut body = Vec::new();
     while let Some(chunk) = stream.next().await {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::protocol::time::iso_ms;
 
 /// The `service` of every line.
-pub const SERVICE: &str = "clawdentity-proxy";
+pub const SERVICE: &str = "proxy";
 
 /// How much an operator should care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ mod tests {
     fn line_is_pinned() {
         assert_eq!(
             line(1_700_000_000_123, Level::Warn, "proxy.x", json!({"a": 1})),
-            r#"{"timestamp":"2023-11-14T22:13:20.123Z","level":"warn","message":"proxy.x","service":"clawdentity-proxy","a":1}"#
+            r#"{"timestamp":"2023-11-14T22:13:20.123Z","level":"warn","message":"proxy.x","service":"proxy","a":1}"#
         );
     }
 }

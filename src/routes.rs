@@ -51,10 +51,11 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
     let started_ms = clock::now_ms();
     let method = request.inner().method();
     let path: String = request.path().chars().take(MAX_LOGGED_PATH_CHARS).collect();
+    let mut served_by = None;
     let (request_id, outcome) = match request_id(&request) {
         Ok(id) => {
             let outcome = match App::new(env, Some(ctx)) {
-                Ok(app) => answer(&app, request, &id).await,
+                Ok(app) => answer(served_by.insert(app), request, &id).await,
                 Err(faults) => Err(settings_fault(&faults)),
             };
             (id, outcome)
@@ -83,7 +84,11 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
     if let (Some(code), Some(object)) = (code, fields.as_object_mut()) {
         object.insert("code".into(), code.into());
     }
-    Log.info("request.completed", fields);
+    match served_by {
+        _ if status >= 400 => Log.warn("request.completed", fields),
+        Some(app) => app.log_success("request.completed", fields),
+        None => Log.warn("request.completed", fields),
+    }
     response
 }
 
@@ -210,7 +215,7 @@ fn check_address(app: &App, spec: &RouteSpec, address: Option<&str>) -> Result<(
     verdict.map_err(|retry_after_s| {
         app.log.warn(
             "proxy.rate_limit.exceeded",
-            json!({ "limit": "address", "path": spec.path }),
+            json!({ "limit": "address", "path": spec.path, "address": address }),
         );
         ApiError::new(
             &code::PROXY_PUBLIC_RATE_LIMIT_EXCEEDED,

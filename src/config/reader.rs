@@ -55,6 +55,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let relay = self.relay();
         let clock_skew_warn_s = self.int("CLOCK_SKEW_WARN_SECONDS");
         let cache_max_entries = self.int("CACHE_MAX_ENTRIES") as usize;
+        let log_success_sample_rate = self.ratio("LOG_SUCCESS_SAMPLE_RATE");
         let subrequests = self.int("SUBREQUESTS_PER_INVOCATION");
         let inject_identity = self.flag("INJECT_IDENTITY_INTO_MESSAGE");
         let admin_token = self.secret("ADMIN_TOKEN", MIN_BEARER_CHARS, 1024);
@@ -70,6 +71,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             relay,
             clock_skew_warn_s,
             cache_max_entries,
+            log_success_sample_rate,
             subrequests,
             inject_identity,
             admin_token,

@@ -49,7 +49,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         "jti": caller.jti(),
         "status": status,
     });
-    app.log.info("proxy.relay.connect", fields);
+    app.log_success("proxy.relay.connect", fields);
     if status != 101 {
         return Err(refused(response).await);
     }

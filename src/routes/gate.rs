@@ -39,6 +39,9 @@ const GROUP_HEADER: &str = "x-claw-group-id";
 /// Whom a hook is for. Other routes do not have it; where it is sent all the same it means nothing.
 const RECIPIENT_HEADER: &str = "x-claw-recipient-agent-did";
 
+/// The address of whoever sent the request, as the platform says.
+const ADDRESS_HEADER: &str = "cf-connecting-ip";
+
 thread_local! {
     /// AITs verified in this isolate, by the hash of their text (docs/design.md §2, step 2).
     static VERIFIED_AITS: RefCell<Option<LruCache<[u8; 32], VerifiedAit>>> = const { RefCell::new(None) };
@@ -92,21 +95,24 @@ pub async fn admit(
         expected_issuer: expected_issuer(app, &head),
         peer: named_peer(&head),
     };
-    let refused = |refusal: Refusal| {
+    let refused = |refusal: Refusal, agent: Option<&AgentDid>| {
         let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
         let skew_s = timestamp.map(|timestamp| skew_seconds(app.now_ms(), timestamp));
         let skew_s = skew_s.filter(|skew_s| is_off(app, *skew_s));
-        log_refused(app, &head, &refusal, skew_s);
+        log_refused(app, &head, &refusal, agent, skew_s);
         let mut error = ApiError::from(refusal);
         error.skew_s = skew_s;
         error
     };
-    let proven = pipeline::prove(&gate, &presented).await.map_err(refused)?;
+    let proven = pipeline::prove(&gate, &presented)
+        .await
+        .map_err(|refusal| refused(refusal, None))?;
+    let agent = proven.agent().clone();
     let body = unread.read().await?;
     gate.budget = gate.budget.paused(body.took_ms);
     let verified = pipeline::verify(&gate, proven, &body.bytes, policy)
         .await
-        .map_err(refused)?;
+        .map_err(|refusal| refused(refusal, Some(&agent)))?;
     log_verified(app, &head, &verified);
     Ok((verified, head.with_body(body)))
 }
@@ -262,7 +268,7 @@ fn expected_issuer(app: &App, head: &Head) -> Issuer {
 
 fn log_verified(app: &App, head: &Head, verified: &Verified) {
     let caller = &verified.caller;
-    app.log.info(
+    app.log_success(
         "proxy.auth.verified",
         json!({
             "requestId": head.request_id.as_str(),
@@ -281,9 +287,12 @@ fn log_verified(app: &App, head: &Head, verified: &Verified) {
     }
 }
 
-fn log_refused(app: &App, head: &Head, refusal: &Refusal, skew_s: Option<i64>) {
+/// `agent`: who it is, where its identity and its proof hold.
+fn log_refused(app: &App, head: &Head, refusal: &Refusal, agent: Option<&AgentDid>, skew_s: Option<i64>) {
     let mut fields = json!({
         "requestId": head.request_id.as_str(),
+        "agentDid": agent.map(AgentDid::as_str),
+        "address": head.header(ADDRESS_HEADER),
         "code": refusal.code().name,
         "cause": refusal.cause(),
     });
@@ -293,7 +302,7 @@ fn log_refused(app: &App, head: &Head, refusal: &Refusal, skew_s: Option<i64>) {
     match refusal {
         Refusal::OverRate { .. } => app.log.warn("proxy.rate_limit.exceeded", fields),
         Refusal::Internal(_) => app.log.error("proxy.auth.refused", fields),
-        _ => app.log.info("proxy.auth.refused", fields),
+        _ => app.log.warn("proxy.auth.refused", fields),
     }
 }
 

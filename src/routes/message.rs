@@ -288,5 +288,5 @@ fn log(
         "connectedSockets": delivery.connected_sockets,
         "evidence": evidence,
     });
-    app.log.info("proxy.hooks.agent.delivered_to_relay", fields);
+    app.log_success("proxy.hooks.agent.delivered_to_relay", fields);
 }

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { ULID, answered, refused } from "../support/expect.mjs";
-import { inWorld, start } from "../support/harness.mjs";
+import { ULID, admitted, answered, probe, refused } from "../support/expect.mjs";
+import { eventually, inWorld, start } from "../support/harness.mjs";
 
 const MIB = 1 << 20;
 const KIB_16 = 16 << 10;
@@ -155,4 +155,28 @@ test("each request leaves one request.completed line, without its query's values
   assert.ok(line, "no line");
   for (const key of ["timestamp", "level", "message", "service"]) assert.equal(typeof line[key], "string", key);
   assert.ok(!JSON.stringify(world.logs).includes("hush-hush"));
+});
+
+test("a refusal is a warning that names the agent and the address, and is logged whatever part of the successes is", async () => {
+  const own = await start({ bindings: { LOG_SUCCESS_SAMPLE_RATE: "0", AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE: "3" } });
+  try {
+    const agent = await own.agent();
+    const headers = { "cf-connecting-ip": "203.0.113.7" };
+    admitted(await probe(agent, { headers }));
+    const again = { headers, nonce: "the-same-nonce-twice" };
+    await probe(agent, again);
+    assert.equal((await probe(agent, again)).json.error.code, "PROXY_AUTH_REPLAY");
+    await probe(agent, { headers });
+    assert.equal((await probe(agent, { headers })).status, 429);
+    const named = ({ level, service, agentDid, address }) => [level, service, agentDid, address];
+    const warned = ["warn", "proxy", agent.agentDid, "203.0.113.7"];
+    await eventually(() => own.logged("proxy.rate_limit.exceeded").length > 0, { what: "the line" });
+    assert.deepEqual(own.logged("proxy.auth.refused").map(named), [warned]);
+    assert.deepEqual(own.logged("proxy.rate_limit.exceeded").map(named), [warned]);
+    assert.deepEqual(own.logged("proxy.auth.verified"), []);
+    answered(await own.send("GET", "/v1/time"), 200);
+    assert.ok(own.logged("request.completed").every((line) => line.level === "warn" && line.status >= 400));
+  } finally {
+    await own.stop();
+  }
 });

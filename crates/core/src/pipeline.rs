@@ -204,6 +204,13 @@ pub struct Proven<'a> {
     access_token: Option<&'a str>,
 }
 
+impl Proven<'_> {
+    /// Whose request it is.
+    pub fn agent(&self) -> &AgentDid {
+        &self.ait.sub
+    }
+}
+
 /// Steps 2 and 3, as far as the headers go.
 ///
 /// # Errors
