@@ -13,6 +13,7 @@ use url::Url;
 
 use self::reader::Reader;
 pub use self::table::{Kind, SETTINGS, Setting};
+use crate::core::relay_queue::identity::IdentityBlock;
 use crate::protocol::issuer::Issuer;
 
 /// Which deployment this is.
@@ -202,8 +203,8 @@ pub struct Config {
     pub log_success_sample_rate: f64,
     /// Calls that the platform allows one invocation.
     pub subrequests: u64,
-    /// Prefix messages with the sender's identity.
-    pub inject_identity: bool,
+    /// Which messages are prefixed with their sender's identity.
+    pub identity_block: IdentityBlock,
     /// Opens the admin routes.
     pub admin_token: Option<Secret>,
     /// Opens the feed to bearers.

@@ -10,6 +10,7 @@ use super::{
     CircuitFigures, Config, CrlSettings, CrlStaleBehavior, Environment, Fault, RateSettings,
     RegistrySettings, RelaySettings, Secret, TrustSettings,
 };
+use crate::core::relay_queue::identity::IdentityBlock;
 use crate::protocol::issuer::Issuer;
 
 /// The crate's version, the default of `APP_VERSION`.
@@ -57,7 +58,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let cache_max_entries = self.int("CACHE_MAX_ENTRIES") as usize;
         let log_success_sample_rate = self.ratio("LOG_SUCCESS_SAMPLE_RATE");
         let subrequests = self.int("SUBREQUESTS_PER_INVOCATION");
-        let inject_identity = self.flag("INJECT_IDENTITY_INTO_MESSAGE");
+        let identity_block = match self.flag_or_word("INJECT_IDENTITY_INTO_MESSAGE") {
+            Some("true") => IdentityBlock::Hooks,
+            Some(_) => IdentityBlock::All,
+            None => IdentityBlock::Off,
+        };
         let admin_token = self.secret("ADMIN_TOKEN", MIN_BEARER_CHARS, 1024);
         let feed_token = self.secret("FEED_TOKEN", MIN_BEARER_CHARS, 1024);
         Some(Config {
@@ -73,7 +78,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             cache_max_entries,
             log_success_sample_rate,
             subrequests,
-            inject_identity,
+            identity_block,
             admin_token,
             feed_token,
         })
@@ -277,14 +282,25 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         }
     }
 
-    fn flag(&mut self, name: &'static str) -> bool {
+    /// `true`, or the setting's own word; none where it is off.
+    fn flag_or_word(&mut self, name: &'static str) -> Option<&'static str> {
+        let Some(Setting {
+            kind: Kind::FlagOr(word),
+            ..
+        }) = table::setting(name)
+        else {
+            self.fault(name, "is not a flag in the table of settings".into());
+            return None;
+        };
         let raw = self.value(name).map(|raw| raw.to_ascii_lowercase());
         match raw.as_deref() {
-            Some("true" | "1" | "yes" | "on") => true,
-            None | Some("false" | "0" | "no" | "off") => false,
+            Some("true" | "1" | "yes" | "on") => Some("true"),
+            None | Some("false" | "0" | "no" | "off") => None,
+            Some(raw) if raw == *word => Some(word),
             Some(_) => {
-                self.fault(name, "must be true, 1, yes, on or false, 0, no, off".into());
-                false
+                let message = format!("must be true, 1, yes, on or false, 0, no, off, or {word}");
+                self.fault(name, message);
+                None
             }
         }
     }

@@ -12,8 +12,8 @@ pub enum Kind {
     Secret(&'static str),
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// true, 1, yes, on or false, 0, no, off.
-    Flag,
+    /// true, 1, yes, on or false, 0, no, off, or this word.
+    FlagOr(&'static str),
     /// A whole number within these bounds, both included.
     Int {
         /// Smallest allowed value.
@@ -100,7 +100,7 @@ pub const SETTINGS: &[Setting] = &[
     int("AGENT_RATE_LIMIT_WINDOW_MS", "60000", 100, 600_000, "The window of the agent's rate limit."),
     int("PUBLIC_RATE_LIMIT_REQUESTS_PER_MINUTE", "120", 1, 1_000_000, "How many requests a minute are allowed for each path and address, on the hook and connect routes."),
     int("ENQUEUE_RATE_LIMIT_PER_MINUTE", "6000", 1, 1_000_000, "How many `enqueue` frames of one agent are allowed a minute, as a bucket."),
-    Setting { name: "INJECT_IDENTITY_INTO_MESSAGE", aliases: &[], default: "false", kind: Kind::Flag, about: "Prefix a string `message` of a hook's payload with the sender's identity." },
+    Setting { name: "INJECT_IDENTITY_INTO_MESSAGE", aliases: &[], default: "false", kind: Kind::FlagOr("all"), about: "Prefix a string `message` of a hook's payload with the sender's identity; with `all`, of an `enqueue` frame's too. Where it is on, no sender can imitate the prefix." },
     int("RELAY_QUEUE_MAX_MESSAGES_PER_AGENT", "500", 1, 10_000, "How many messages of one sender may wait for one recipient; more are 507."),
     int("RELAY_QUEUE_MAX_MESSAGES", "2500", 1, 100_000, "How many messages of all senders may wait for one recipient. A sender with fewer than 10 waiting is not refused because of it."),
     int("RELAY_QUEUE_TTL_SECONDS", "3600", 1, 604_800, "How long a message may wait before it is dead-lettered."),
@@ -151,7 +151,7 @@ mod tests {
                         setting.name
                     );
                 }
-                Kind::Flag => assert!(["true", "false"].contains(&setting.default)),
+                Kind::FlagOr(word) => assert!(["true", "false", word].contains(&setting.default)),
                 Kind::Secret(_) => assert!(setting.default.is_empty(), "{}", setting.name),
                 Kind::Text(_) => {}
             }

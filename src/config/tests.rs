@@ -51,7 +51,7 @@ fn defaults_are_those_of_the_wire() {
         (config.relay.ttl_ms, config.relay.max_frame_bytes),
         (3_600_000, 1_048_576)
     );
-    assert!(!config.inject_identity);
+    assert_eq!(config.identity_block, IdentityBlock::Off);
     assert_eq!(
         (config.version.as_str(), config.version_source),
         (env!("CARGO_PKG_VERSION"), "crate")
@@ -81,7 +81,21 @@ fn older_names_stand_in_and_blank_is_unset() {
         (config.version.as_str(), config.version_source),
         ("1.2.3", "PROXY_VERSION")
     );
-    assert!(config.inject_identity);
+    assert_eq!(config.identity_block, IdentityBlock::Hooks);
+}
+
+#[test]
+fn the_identity_block_has_three_choices() {
+    for (values, expect) in [
+        (["true", "1", "yes", "ON"].as_slice(), IdentityBlock::Hooks),
+        (["false", "0", "No", "off", " "].as_slice(), IdentityBlock::Off),
+        (["all", "All"].as_slice(), IdentityBlock::All),
+    ] {
+        for value in values {
+            let config = parse(&[("INJECT_IDENTITY_INTO_MESSAGE", value)]).unwrap();
+            assert_eq!(config.identity_block, expect, "{value}");
+        }
+    }
 }
 
 #[test]
@@ -109,7 +123,7 @@ fn every_fault_is_reported_at_once_and_nothing_secret_with_it() {
             "CRL_REFRESH_INTERVAL_MS must be a whole number from 1 to 86400000",
             "CRL_STALE_BEHAVIOR must be one of fail-open, fail-closed",
             "AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE must be a whole number from 1 to 1000000",
-            "INJECT_IDENTITY_INTO_MESSAGE must be true, 1, yes, on or false, 0, no, off",
+            "INJECT_IDENTITY_INTO_MESSAGE must be true, 1, yes, on or false, 0, no, off, or all",
             "RELAY_RETRY_MAX_MS must not be below RELAY_RETRY_INITIAL_MS",
             "RELAY_RETRY_JITTER_RATIO must be a number from 0 to 1",
             "ADMIN_TOKEN must be 32-1024 visible characters",
@@ -166,7 +180,7 @@ fn documented_row(setting: &Setting) -> String {
     let values = match setting.kind {
         Kind::Text(what) | Kind::Secret(what) => what.to_owned(),
         Kind::OneOf(words) => words.join(", "),
-        Kind::Flag => "true, false".to_owned(),
+        Kind::FlagOr(word) => format!("true, false, {word}"),
         Kind::Int { min, max } => format!("{min} to {max}"),
         Kind::Ratio { min, max } => format!("{min} to {max}"),
     };

@@ -10,6 +10,7 @@ use super::Outcome;
 use crate::app::App;
 use crate::core::admission::Changed;
 use crate::core::consume::Revocation;
+use crate::core::relay_queue::identity::Entrance;
 use crate::protocol::did::AgentDid;
 use crate::protocol::event::{
     AuthRefreshed, AuthRevoked, GROUP_MEMBER_JOINED_SOURCE, GroupMemberJoined, PAIR_ACCEPTED_SOURCE,
@@ -133,10 +134,15 @@ struct Notice<'a> {
 impl Notice<'_> {
     async fn deliver(self, app: &App) -> Result<(), Again> {
         let payload = RawValue::from_string(self.payload)?;
+        let rewrite = app
+            .config
+            .identity_block
+            .rewrite(Entrance::Notice, &payload, || None);
+        let rewritten = rewrite.and_then(|rewrite| rewrite.build());
         let call = RelayCall::Deliver(DeliverCall {
             sender: self.sender.clone(),
             request_id: self.request_id,
-            payload: &payload,
+            payload: rewritten.as_deref().unwrap_or(&payload),
             delivery_source: Some(self.source.into()),
             content_type: None,
             group_id: None,

@@ -19,13 +19,14 @@ use super::client::{self, RelayError};
 use super::failure::Failure;
 use super::may_write::{MayNot, may_write};
 use super::open_socket::{self, Underway};
-use super::protocol::{DeliverCall, Delivery, RelayCall, RelayReply};
+use super::protocol::{DeliverCall, Delivery, RelayCall, RelayReply, hash_of};
 use super::session::Session;
 use super::turns::Turn;
 use crate::app::App;
 use crate::clock;
 use crate::core::admission::{Generation, PairId, Paired};
 use crate::core::budget::Budget;
+use crate::core::relay_queue::identity::{Entrance, Identity, Rewrite};
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, Deliver, Enqueue, SOURCE_ENQUEUE};
 use crate::protocol::ids::Ulid;
@@ -152,10 +153,11 @@ impl Session {
         pair_id: Option<PairId>,
     ) -> Result<RelayReply, RelayError> {
         let enqueue = &job.enqueue;
+        let rewritten = rewrite(app, job).and_then(|rewrite| rewrite.build());
         let call = DeliverCall {
             sender: job.sender.clone(),
             request_id: enqueue.id.into(),
-            payload: &enqueue.payload,
+            payload: rewritten.as_deref().unwrap_or(&enqueue.payload),
             delivery_source: Some(SOURCE_ENQUEUE.to_owned()),
             content_type: None,
             group_id: enqueue.group_id,
@@ -164,7 +166,7 @@ impl Session {
             pair_id,
             sender_admitted: true,
             wait: false,
-            hash: None,
+            hash: rewritten.as_ref().map(|_| hash_of(&enqueue.payload)),
             jti: Some(job.underway.jti),
             generation: Some(job.generation),
         };
@@ -292,5 +294,23 @@ fn frame_len(job: &Job, app: &App) -> usize {
         conversation_id: enqueue.conversation_id.as_deref(),
         reply_to: enqueue.reply_to.as_deref(),
     };
-    frame.to_text().len()
+    let payload_bytes = rewrite(app, job).map_or(enqueue.payload.get().len(), |rewrite| rewrite.len());
+    frame.text_len(payload_bytes)
+}
+
+/// How the identity setting changes the payload.
+fn rewrite<'a>(app: &App, job: &'a Job) -> Option<Rewrite<'a>> {
+    let identity = || {
+        let it = open_socket::attachment(&job.ws)?;
+        // A socket that an older version let in has not been told its token's issuer.
+        let issuer = it.issuer;
+        Some(Identity {
+            agent: it.agent.to_string(),
+            owner: it.owner.to_string(),
+            issuer: issuer.unwrap_or_else(|| app.config.registry.expected_issuer.to_string()),
+            jti: it.jti.to_string(),
+        })
+    };
+    let setting = app.config.identity_block;
+    setting.rewrite(Entrance::Frame, &job.enqueue.payload, identity)
 }

@@ -89,6 +89,7 @@ impl Session {
                 agent: call.agent,
                 owner: call.owner,
                 jti: call.jti,
+                issuer: call.issuer,
                 kid: call.kid,
                 ait_expires_at_ms: call.ait_expires_at_ms,
                 generation: call.generation,

@@ -37,6 +37,7 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         agent: caller.agent().clone(),
         owner: caller.owner().clone(),
         jti: caller.jti(),
+        issuer: Some(caller.issuer().to_string()),
         kid: Some(caller.kid().to_owned()),
         ait_expires_at_ms: caller.ait_expires_at_ms(),
         generation: caller.generation(),

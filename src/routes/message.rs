@@ -23,7 +23,7 @@ use crate::app::App;
 use crate::core::budget::Budget;
 use crate::core::pipeline::{Caller, Refusal};
 use crate::core::provenance::Provenance;
-use crate::core::relay_queue::identity::{self, Identity};
+use crate::core::relay_queue::identity::{Entrance, Identity, Rewrite};
 use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
 use crate::protocol::code::{self, Code};
@@ -67,11 +67,14 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         frame::parse_reply_to,
     )?;
     let allowed = check_trust(app, &caller, &recipient, group, &incoming.budget).await?;
-    let injected = inject_identity(app, &caller, payload);
+    let rewrite = app
+        .config
+        .identity_block
+        .rewrite(Entrance::Hook, payload, || Some(identity_of(&caller)));
     let call = DeliverCall {
         sender: caller.agent().clone(),
         request_id: incoming.request_id.clone().into(),
-        payload: injected.as_deref().unwrap_or(payload),
+        payload,
         delivery_source: None,
         content_type: None,
         group_id: group,
@@ -80,12 +83,14 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
         pair_id: allowed.pair_id,
         sender_admitted: true,
         wait: true,
-        hash: injected.as_ref().map(|_| hash_of(payload)),
+        hash: rewrite.as_ref().map(|_| hash_of(payload)),
         jti: Some(caller.jti()),
         generation: Some(caller.generation()),
     };
-    check_size(app, &call, &recipient)?;
-    let delivery = deliver(app, call, &recipient).await?;
+    check_size(app, &call, rewrite.as_ref(), &recipient)?;
+    let rewritten = rewrite.and_then(|rewrite| rewrite.build());
+    let payload = rewritten.as_deref().unwrap_or(payload);
+    let delivery = deliver(app, DeliverCall { payload, ..call }, &recipient).await?;
     log(app, &caller, &incoming, &recipient, &delivery, &allowed.evidence);
     json_response(
         202,
@@ -191,17 +196,13 @@ fn membership_unavailable(error: IdentityError) -> ApiError {
     }
 }
 
-fn inject_identity(app: &App, caller: &Caller, payload: &RawValue) -> Option<Box<RawValue>> {
-    if !app.config.inject_identity {
-        return None;
+fn identity_of(caller: &Caller) -> Identity {
+    Identity {
+        agent: caller.agent().to_string(),
+        owner: caller.owner().to_string(),
+        issuer: caller.issuer().to_string(),
+        jti: caller.jti().to_string(),
     }
-    let identity = Identity {
-        agent: caller.agent().as_str(),
-        owner: caller.owner().as_str(),
-        issuer: caller.issuer().as_str(),
-        jti: &caller.jti().to_string(),
-    };
-    identity::inject(payload, identity)
 }
 
 /// A header that may be absent or blank, and must hold otherwise.
@@ -222,7 +223,12 @@ fn optional(
 }
 
 /// What could never be delivered is refused at the door (docs/wire.md §6).
-fn check_size(app: &App, call: &DeliverCall<'_>, recipient: &AgentDid) -> Result<(), ApiError> {
+fn check_size(
+    app: &App,
+    call: &DeliverCall<'_>,
+    rewrite: Option<&Rewrite<'_>>,
+    recipient: &AgentDid,
+) -> Result<(), ApiError> {
     let frame = Deliver {
         // The id and the time of a frame have one length, whatever they are.
         id: Ulid::from_parts(0, [0; 10]),
@@ -237,7 +243,7 @@ fn check_size(app: &App, call: &DeliverCall<'_>, recipient: &AgentDid) -> Result
         reply_to: call.reply_to.as_deref(),
     };
     let max_bytes = app.config.relay.max_frame_bytes;
-    let frame_bytes = frame.text_len(call.payload.get().len());
+    let frame_bytes = frame.text_len(rewrite.map_or(call.payload.get().len(), Rewrite::len));
     if frame_bytes <= max_bytes {
         return Ok(());
     }

@@ -269,25 +269,6 @@ test("thirty by enqueue and a hundred by hook, as fast as they come: all arrive,
   await Promise.all([from.close(), to.close()]);
 });
 
-test("INJECT_IDENTITY_INTO_MESSAGE puts the sender in front of a text", async () => {
-  const own = await start({ bindings: { INJECT_IDENTITY_INTO_MESSAGE: "yes" } });
-  try {
-    const [alice, bob] = await own.couple();
-    const socket = await bob.connect(ackAll);
-    accepted(await alice.message(bob, { message: "hi", other: 1 }));
-    const { payload } = await socket.next("deliver");
-    assert.equal(payload.message, [
-      "[Clawdentity Identity]", `agentDid: ${alice.agentDid}`, `ownerDid: ${alice.ownerDid}`,
-      "issuer: http://registry.test", `aitJti: ${alice.aitJti}`, "", "hi",
-    ].join("\n"));
-    assert.equal(payload.other, 1);
-    accepted(await alice.message(bob, { message: 7 }));
-    assert.deepEqual((await socket.next("deliver")).payload, { message: 7 });
-  } finally {
-    await own.stop();
-  }
-});
-
 test("one silent connector holds up no other pair", async () => {
   const [alice, bob] = await world.couple();
   const [carol, dave] = await world.couple();

@@ -293,6 +293,9 @@ pub struct ConnectCall {
     pub owner: HumanDid,
     /// The token that opens the socket.
     pub jti: Ulid,
+    /// Who issued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// The key that signed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
@@ -506,13 +509,14 @@ mod tests {
             agent: agent(),
             owner: HumanDid::parse(O).unwrap(),
             jti: ulid(),
+            issuer: Some("https://i".into()),
             kid: Some("k".into()),
             ait_expires_at_ms: 9,
             generation: serde_json::from_str("\"00000000000000ab\"").unwrap(),
         };
         pinned(
             &call,
-            r#"{"agent":"A","owner":"O","jti":"J","kid":"k","aitExpiresAtMs":9,"generation":"00000000000000ab"}"#,
+            r#"{"agent":"A","owner":"O","jti":"J","issuer":"https://i","kid":"k","aitExpiresAtMs":9,"generation":"00000000000000ab"}"#,
         );
         pinned(&ConnectRefusal::Revoked, r#""revoked""#);
         pinned(&ConnectRefusal::TrustUnavailable, r#""trustUnavailable""#);

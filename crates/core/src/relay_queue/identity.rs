@@ -1,63 +1,99 @@
-//! The identity block that is put before a `message` where the operator wants it (docs/wire.md §5.4).
+//! The identity block that is put before a `message` where the operator wants it, and that no sender can imitate
+//! (docs/wire.md §5.4).
 //!
-//! Only the text of the member `message` changes, by a prefix inside its quotes. Every other byte of the payload
-//! stays the sender's own, whatever numbers, escapes or repeated keys it has.
+//! - **Only the text of the top-level member `message` changes**: the last one gets the block where the member is
+//!   repeated, because that is the one that JSON readers take. Every other byte of the payload stays the sender's own,
+//!   whatever white space, numbers, escapes or repeated keys it has.
+//! - **No sender can imitate the block.** Wherever the setting is on, at every entrance, a zero-width space is put
+//!   after the bracket of each `[Clawdentity Identity]` in the sender's text, however that is escaped.
+//! - **The size is known before anything is built** (`Rewrite::len`), so that a payload that grows over its limit costs
+//!   no memory.
 
 use std::fmt;
+use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// What the block begins with. A sender's own text must not contain it.
+const MARKER: &[u8] = b"[Clawdentity Identity]";
+/// Breaks up an imitation.
+const ZERO_WIDTH_SPACE: &str = "\u{200b}";
+
+/// The operator's choice: `INJECT_IDENTITY_INTO_MESSAGE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentityBlock {
+    /// Messages stay as they are.
+    Off,
+    /// The messages of hooks get a block.
+    Hooks,
+    /// The messages of hooks and of `enqueue` frames get a block.
+    All,
+}
+
+/// How a message came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entrance {
+    /// A request to the hook.
+    Hook,
+    /// An `enqueue` frame.
+    Frame,
+    /// A notice of the system. Parts of its text are names that users have chosen.
+    Notice,
+}
+
+impl IdentityBlock {
+    /// How the payload is to be changed; `None` where it stays as it is. `identity` is asked for only where a block is
+    /// wanted.
+    pub fn rewrite<'a>(
+        self,
+        entrance: Entrance,
+        payload: &'a RawValue,
+        identity: impl FnOnce() -> Option<Identity>,
+    ) -> Option<Rewrite<'a>> {
+        let block = match (self, entrance) {
+            (Self::Off, _) => return None,
+            (Self::Hooks | Self::All, Entrance::Hook) | (Self::All, Entrance::Frame) => identity(),
+            (Self::Hooks, Entrance::Frame) | (_, Entrance::Notice) => None,
+        };
+        let rewrite = Rewrite {
+            text: payload.get(),
+            block: block.map(|identity| identity.quoted()).unwrap_or_default(),
+            last: last_message(payload.get())?,
+        };
+        (rewrite.len() != rewrite.text.len()).then_some(rewrite)
+    }
+}
+
 /// Who sends the message, all of it proven.
-#[derive(Debug, Clone, Copy)]
-pub struct Identity<'a> {
+#[derive(Debug, Clone)]
+pub struct Identity {
     /// The agent's DID.
-    pub agent: &'a str,
+    pub agent: String,
     /// Its owner's.
-    pub owner: &'a str,
+    pub owner: String,
     /// Who issued its token.
-    pub issuer: &'a str,
+    pub issuer: String,
     /// That token's id.
-    pub jti: &'a str,
+    pub jti: String,
 }
 
-/// The payload with the block before its `message`; `None` where there is no string of that name to put it before.
-pub fn inject(payload: &RawValue, identity: Identity<'_>) -> Option<Box<RawValue>> {
-    let members: Members<'_> = serde_json::from_str(payload.get()).ok()?;
-    let is_message = |(key, value): &(&RawValue, &RawValue)| {
-        value.get().starts_with('"')
-            && serde_json::from_str::<String>(key.get()).is_ok_and(|key| key == "message")
-    };
-    if !members.0.iter().any(is_message) {
-        return None;
+impl Identity {
+    /// The block as it stands within the quotes of a JSON string.
+    fn quoted(&self) -> String {
+        let quoted = serde_json::to_string(&self.block()).unwrap_or_default();
+        quoted.trim_matches('"').to_owned()
     }
-    let block = serde_json::to_string(&block(identity)).ok()?;
-    let quoted = block.strip_suffix('"')?;
-    let mut text = String::with_capacity(payload.get().len() + block.len());
-    for member in &members.0 {
-        let (key, value) = member;
-        text.push(if text.is_empty() { '{' } else { ',' });
-        text.push_str(key.get());
-        text.push(':');
-        if is_message(member) {
-            text.push_str(quoted);
-            text.push_str(value.get().get(1..)?);
-        } else {
-            text.push_str(value.get());
-        }
-    }
-    text.push('}');
-    RawValue::from_string(text).ok()
-}
 
-fn block(identity: Identity<'_>) -> String {
-    format!(
-        "[Clawdentity Identity]\nagentDid: {}\nownerDid: {}\nissuer: {}\naitJti: {}\n\n",
-        clean(identity.agent, 160),
-        clean(identity.owner, 160),
-        clean(identity.issuer, 200),
-        clean(identity.jti, 64),
-    )
+    fn block(&self) -> String {
+        format!(
+            "[Clawdentity Identity]\nagentDid: {}\nownerDid: {}\nissuer: {}\naitJti: {}\n\n",
+            clean(&self.agent, 160),
+            clean(&self.owner, 160),
+            clean(&self.issuer, 200),
+            clean(&self.jti, 64),
+        )
+    }
 }
 
 /// One line of it: control characters dropped, white space folded, cut, `unknown` when empty.
@@ -71,77 +107,140 @@ fn clean(text: &str, max_chars: usize) -> String {
     }
 }
 
-/// A JSON object's members, in order, as they are written. Keys are taken raw: one that is no Unicode is still a key.
-struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+/// How a payload will be changed.
+#[derive(Debug)]
+pub struct Rewrite<'a> {
+    text: &'a str,
+    /// Goes before the last `message` if that is a string.
+    block: String,
+    /// Where the value of the last `message` is.
+    last: Range<usize>,
+}
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
+impl Rewrite<'_> {
+    /// How many bytes the changed payload has.
+    #[allow(clippy::len_without_is_empty)] // it never is
+    pub fn len(&self) -> usize {
+        let mut len = self.text.len();
+        self.for_each_insertion(|_, inserted| len = len.saturating_add(inserted.len()));
+        len
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+    /// The changed payload. It is always JSON, so `None` is never returned.
+    pub fn build(&self) -> Option<Box<RawValue>> {
+        let mut text = String::with_capacity(self.len());
+        let mut copied = 0;
+        self.for_each_insertion(|at, inserted| {
+            text.push_str(self.text.get(copied..at).unwrap_or_default());
+            text.push_str(inserted);
+            copied = at;
+        });
+        text.push_str(self.text.get(copied..).unwrap_or_default());
+        RawValue::from_string(text).ok()
+    }
+
+    /// What is put into the payload, in order, and before which byte.
+    fn for_each_insertion(&self, mut insert: impl FnMut(usize, &str)) {
+        for_each_message(self.text, |value| {
+            let Some(quoted) = self
+                .text
+                .get(value.clone())
+                .and_then(|text| text.strip_prefix('"'))
+            else {
+                return;
+            };
+            let start = value.start + 1;
+            if value == self.last && !self.block.is_empty() {
+                insert(start, &self.block);
             }
+            for_each_imitation(quoted, |after_bracket| {
+                insert(start + after_bracket, ZERO_WIDTH_SPACE)
+            });
+        });
+    }
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
+/// Where the value of the last top-level `message` is.
+fn last_message(payload: &str) -> Option<Range<usize>> {
+    let mut last = None;
+    for_each_message(payload, |value| last = Some(value));
+    last
+}
+
+/// Where the values of the top-level members named `message` are, in order. Keys are taken raw, because one that is no
+/// Unicode is still a key.
+fn for_each_message(payload: &str, found: impl FnMut(Range<usize>)) {
+    struct Messages<'a, F> {
+        payload: &'a str,
+        found: F,
+    }
+    impl<'de, F: FnMut(Range<usize>)> Visitor<'de> for Messages<'_, F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
         }
-        deserializer.deserialize_map(InOrder)
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                if is_message(key.get()) {
+                    let value = value.get();
+                    // Both borrow from the payload.
+                    let start = value.as_ptr().addr() - self.payload.as_ptr().addr();
+                    (self.found)(start..start + value.len());
+                }
+            }
+            Ok(())
+        }
+    }
+    // Whatever is no object has no members.
+    let mut reader = serde_json::Deserializer::from_str(payload);
+    let _ = reader.deserialize_map(Messages { payload, found });
+}
+
+fn is_message(quoted: &str) -> bool {
+    quoted == r#""message""#
+        || quoted.contains('\\') && serde_json::from_str::<String>(quoted).is_ok_and(|key| key == "message")
+}
+
+/// Finds each `MARKER` in a JSON string, whose text this is from behind its first quote, and tells where its bracket ends.
+fn for_each_imitation(quoted: &str, mut found: impl FnMut(usize)) {
+    let mut rest = quoted.as_bytes();
+    let mut matched = 0;
+    let mut after_bracket = 0;
+    while !rest.is_empty() {
+        let (unit, after) = first_unit(rest);
+        rest = after;
+        if unit == Some(b'[') {
+            matched = 1;
+            after_bracket = quoted.len() - rest.len();
+        } else if matched > 0 && unit.as_ref() == MARKER.get(matched) {
+            matched += 1;
+            if matched == MARKER.len() {
+                found(after_bracket);
+                matched = 0;
+            }
+        } else {
+            matched = 0;
+        }
+    }
+}
+
+/// The first character of a part of a JSON string, where it is ASCII and may be in `MARKER`, and what follows it.
+fn first_unit(text: &[u8]) -> (Option<u8>, &[u8]) {
+    match text {
+        [b'\\', b'u', b'0', b'0', high, low, after @ ..] => {
+            let digits = [*high, *low];
+            let code = std::str::from_utf8(&digits)
+                .ok()
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            (code, after)
+        }
+        [b'\\', _, after @ ..] => (None, after),
+        [byte, after @ ..] => (Some(*byte), after),
+        [] => (None, text),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const IDENTITY: Identity<'static> = Identity {
-        agent: "did:a",
-        owner: "did:o",
-        issuer: "https://i",
-        jti: "01J",
-    };
-    const BLOCK: &str =
-        r"[Clawdentity Identity]\nagentDid: did:a\nownerDid: did:o\nissuer: https://i\naitJti: 01J\n\n";
-
-    #[test]
-    fn only_the_message_changes() {
-        let check = |payload: &str, expect: Option<&str>| {
-            let raw: Box<RawValue> = serde_json::from_str(payload).unwrap();
-            let injected = inject(&raw, IDENTITY).map(|raw| raw.get().to_owned());
-            assert_eq!(injected, expect.map(|text| text.replace('#', BLOCK)), "{payload}");
-        };
-        check(r#"{"message":"hi"}"#, Some(r##"{"message":"#hi"}"##));
-        check(
-            r#"{ "a" : 1.0e400, "message" : "\ud800 \u0041" }"#,
-            Some(r##"{"a":1.0e400,"message":"#\ud800 \u0041"}"##),
-        );
-        check(r#"{"m\u0065ssage":""}"#, Some(r##"{"m\u0065ssage":"#"}"##));
-        check(
-            r#"{"\ud800":1,"message":"x"}"#,
-            Some(r##"{"\ud800":1,"message":"#x"}"##),
-        );
-        check(
-            r#"{"message":"a","message":"b","message":3}"#,
-            Some(r##"{"message":"#a","message":"#b","message":3}"##),
-        );
-        check(r#"{"message":{"message":"inner"}}"#, None);
-        check(r#"{"Message":"hi"}"#, None);
-        check(r#"{}"#, None);
-        check(r#"["message"]"#, None);
-        check(r#""message""#, None);
-        check("null", None);
-    }
-
-    #[test]
-    fn fields_are_cleaned() {
-        assert_eq!(clean("a\u{0}b \t  c\r\nd", 160), "ab cd");
-        assert_eq!(clean(" \u{7}", 160), "unknown");
-        assert_eq!(clean(&"x".repeat(200), 64), "x".repeat(64));
-    }
-}
+mod tests;

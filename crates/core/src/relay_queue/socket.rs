@@ -34,6 +34,9 @@ pub struct Attachment {
     pub owner: HumanDid,
     /// The token that opened it.
     pub jti: Ulid,
+    /// Who issued that token.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// The key that signed that token.
     #[serde(default)]
     pub kid: Option<String>,
@@ -142,6 +145,7 @@ mod tests {
             agent: AgentDid::parse("did:cdi:registry.test:agent:01JZ0000000000000000000001").unwrap(),
             owner: HumanDid::parse("did:cdi:registry.test:human:01JZ0000000000000000000002").unwrap(),
             jti: Ulid::parse("01JZ0000000000000000000003").unwrap(),
+            issuer: Some("https://i".into()),
             kid: Some("k1".into()),
             ait_expires_at_ms: 10_000_000,
             generation: serde_json::from_str("\"00000000000000ab\"").unwrap(),
@@ -216,7 +220,7 @@ mod tests {
             "{\"socketId\":\"00ff00ff00ff00ff\",\
              \"agent\":\"did:cdi:registry.test:agent:01JZ0000000000000000000001\",\
              \"owner\":\"did:cdi:registry.test:human:01JZ0000000000000000000002\",\
-             \"jti\":\"01JZ0000000000000000000003\",\"kid\":\"k1\",\"aitExpiresAtMs\":10000000,\
+             \"jti\":\"01JZ0000000000000000000003\",\"issuer\":\"https://i\",\"kid\":\"k1\",\"aitExpiresAtMs\":10000000,\
              \"generation\":\"00000000000000ab\",\"openedAtMs\":1,\"lastSeenMs\":100000,\"lookedAtMs\":2,\
              \"askedAtMs\":3,\"progressAtMs\":4,\"inFlight\":[[5,6]],\"pushedThrough\":7,\"confirmedThrough\":6,\
              \"probe\":{\"id\":\"01JZ0000000000000000000004\",\"through\":8},\"enqueued\":0,\"idle\":0,\
