@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::clock;
 use crate::config::Fault;
 use crate::core::address_limit::AddressLimit;
+use crate::core::admission::Rate;
 use crate::core::budget::Budget;
 use crate::core::router::{
     self, Access, AdminRoute, BodyLimit, ClawRoute, FeedRoute, Found, KnownAgent, OpenRoute, RouteSpec,
@@ -146,7 +147,7 @@ async fn dispatch(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Re
             access_token,
         } => (route, gate::policy(known, access_token, &head)),
     };
-    let (admitted, incoming) = gate::admit(app, head, unread, policy).await?;
+    let (admitted, incoming) = gate::admit(app, head, unread, policy, route.rate()).await?;
     let skew_s = admitted.skew_s;
     let caller = admitted.caller;
     let response = match route {
@@ -190,7 +191,7 @@ async fn serve_feed(app: &App, route: FeedRoute, head: Head, unread: Unread) -> 
         }
         _ => {
             let policy = gate::policy(KnownAgent::Needed, false, &head);
-            let (admitted, incoming) = gate::admit(app, head, unread, policy).await?;
+            let (admitted, incoming) = gate::admit(app, head, unread, policy, Rate::Requests).await?;
             (Some(admitted), incoming)
         }
     };

@@ -15,7 +15,7 @@ use worker::Response;
 
 use crate::app::App;
 use crate::config::Environment;
-use crate::core::admission::{Generation, StoreValidation};
+use crate::core::admission::{Generation, Rate, StoreValidation};
 use crate::core::budget::Budget;
 use crate::core::pipeline::{self, Admission, Policy, Ports, Presented, Refusal, Verified, VerifiedAit};
 use crate::core::provenance::Provenance;
@@ -71,6 +71,7 @@ pub async fn admit(
     head: Head,
     unread: Unread,
     policy: Policy,
+    rate: Rate,
 ) -> Result<(Verified, Incoming), ApiError> {
     let header = |name| head.header(name);
     let authorization = header("authorization");
@@ -94,6 +95,7 @@ pub async fn admit(
         budget: head.budget,
         expected_issuer: expected_issuer(app, &head),
         peer: named_peer(&head),
+        rate,
     };
     let refused = |refusal: Refusal, agent: Option<&AgentDid>| {
         let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
@@ -158,6 +160,8 @@ struct Gate<'a> {
     expected_issuer: Issuer,
     /// The agent that the request names, where it is to reach it by a pair.
     peer: Option<AgentDid>,
+    /// What the request counts against.
+    rate: Rate,
 }
 
 impl Ports for Gate<'_> {
@@ -194,7 +198,7 @@ impl Ports for Gate<'_> {
     async fn admit(&self, ait: &Ait, proof: &ProofHeaders) -> Result<Admission<Self::Validations>, Refusal> {
         // An agent may always write to itself: that is no pair.
         let peer = self.peer.as_ref().filter(|peer| **peer != ait.sub);
-        trust::client::admit(self.app, ait, proof, peer).await
+        trust::client::admit(self.app, ait, proof, peer, self.rate).await
     }
 
     async fn crl_lists(&self, jti: &Ulid) -> Result<(bool, Option<Provenance>), Refusal> {

@@ -15,7 +15,8 @@ use crate::app::App;
 use crate::core::admission::refusals::Refusals;
 use crate::core::admission::{
     AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, EndPairReply, EndedPair, Generation,
-    LiftRequest, PairId, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
+    LiftRequest, PairId, Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation,
+    TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
 use crate::core::takeover;
@@ -52,6 +53,7 @@ pub async fn admit(
     ait: &Ait,
     proof: &ProofHeaders,
     peer: Option<&AgentDid>,
+    rate: Rate,
 ) -> Result<Admission<Validations>, Refusal> {
     let agent = ait.sub.ulid();
     let now_ms = app.now_ms();
@@ -67,6 +69,7 @@ pub async fn admit(
         nonce_hash: proof.nonce.hash(),
         attempt: app.random().map_err(|_| Refusal::Internal("no randomness"))?,
         peer: peer.cloned(),
+        rate,
     };
     let reply = call(app, agent, &TrustCall::Admit(request))
         .await

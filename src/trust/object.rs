@@ -7,7 +7,7 @@
 //!
 //! The only thing it waits for is D1, before the step: when it sees a token for the first time, and for the agent's pairs
 //! when it has none loaded (docs/design.md §3.1). If a lift or the change of a pair comes in the meantime, D1's answer is
-//! out of date, and D1 is asked again. One alarm forgets what has expired, a bucket of nonces at a time, and takes the
+//! out of date, and D1 is asked again. One alarm forgets what has expired, a group of nonces at a time, and takes the
 //! ends of pairs to whoever has not been told of them.
 
 use std::cell::{Cell, RefCell};

@@ -1,17 +1,16 @@
 //! The SQL of one agent's object.
 //!
-//! `nonces` has no index but its key, so an admission writes one row. Its key begins with the bucket: forgetting is one
-//! delete over a range.
+//! The nonces have a file of their own (`nonce_tables`).
 //!
 //! Storage outlives versions in both directions: a `meta` row of a name that this version does not know, or a row of a
-//! table that it cannot read, is left as it is and passed over. What decides is asked by key (`FACTS`), so a revoked
+//! table that it cannot read, is left as it is and passed over. What decides is asked by key (`facts`), so a revoked
 //! token stays revoked whatever else its row holds.
 
 use std::ops::RangeInclusive;
 
 use worker::{Error, Result, SqlStorage, SqlStorageValue as Value};
 
-use crate::core::admission::nonces::LIVE_BUCKETS;
+use super::nonce_tables::NonceTables;
 use crate::core::admission::overlay::TokenRevocation;
 use crate::core::admission::pairs::{EndedPair, PairId};
 use crate::core::admission::skew::SkewLog;
@@ -22,10 +21,6 @@ use crate::protocol::ids::Ulid;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS nonces (
-  bucket INTEGER NOT NULL, hash BLOB NOT NULL, attempt BLOB NOT NULL, seen_at_ms INTEGER NOT NULL,
-  PRIMARY KEY (bucket, hash)
-) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revoked_tokens (
   jti TEXT NOT NULL PRIMARY KEY, expires_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -50,13 +45,6 @@ CREATE TABLE IF NOT EXISTS validations (
 ) WITHOUT ROWID;
 ";
 
-/// One look-up an admission. The buckets are named one by one, so that each is a seek and none a scan.
-const FACTS: &str = "
-SELECT
-  (SELECT attempt FROM nonces WHERE hash = ? AND bucket IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) LIMIT 1),
-  EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = ?)";
-const _: () = assert!(LIVE_BUCKETS == 12, "FACTS names this many buckets");
-
 const GENERATION: &str = "generation";
 const PEERS_LOADED: &str = "peers_loaded";
 const SKEWS: &str = "skews";
@@ -71,6 +59,7 @@ const SESSION_ENDED_AT: &str = "session_ended_at_ms";
 /// The tables of the object that opened them.
 pub struct SqlTables {
     sql: SqlStorage,
+    nonces: NonceTables,
 }
 
 impl SqlTables {
@@ -80,11 +69,12 @@ impl SqlTables {
     /// The storage's.
     pub fn open(sql: SqlStorage) -> Result<Self> {
         sql.exec(SCHEMA, None)?;
-        Ok(Self { sql })
+        let nonces = NonceTables::open(&sql)?;
+        Ok(Self { sql, nonces })
     }
 
     fn rows(&self, query: &str, values: Vec<Value>) -> Result<Vec<Vec<Value>>> {
-        self.sql.exec(query, values)?.raw().collect()
+        rows(&self.sql, query, values)
     }
 
     fn run(&self, query: &str, values: Vec<Value>) -> Result<()> {
@@ -94,14 +84,6 @@ impl SqlTables {
     fn put_meta(&self, name: &str, value: String) -> Result<()> {
         let query = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         self.run(query, vec![name.into(), value.into()])
-    }
-
-    fn bucket(&self, query: &str, values: Vec<Value>) -> Result<Option<u64>> {
-        match self.rows(query, values)?.pop().as_deref() {
-            Some([Value::Null]) => Ok(None),
-            Some([value]) => number(value).map(Some),
-            _ => Err(unexpected()),
-        }
     }
 
     fn tokens(&self, query: &str) -> Result<Vec<(Ulid, u64)>> {
@@ -132,20 +114,13 @@ impl Tables for SqlTables {
 
     fn load(&self, seen_after_ms: u64) -> Result<Stored> {
         let mut stored = Stored {
-            oldest_bucket: self.bucket("SELECT MIN(bucket) FROM nonces", vec![])?,
+            oldest_bucket: self.nonces.oldest_bucket(&self.sql)?,
+            admissions: self.nonces.admissions(&self.sql, seen_after_ms)?,
             seen_tokens: self.tokens("SELECT jti, expires_at_ms FROM seen_tokens")?,
             lifted_tokens: self.tokens("SELECT jti, expires_at_ms FROM lifted_tokens")?,
             validations: self.validations()?,
             ..Stored::default()
         };
-        for row in self.rows(
-            "SELECT seen_at_ms FROM nonces WHERE seen_at_ms > ?",
-            vec![integer(seen_after_ms)],
-        )? {
-            stored
-                .seen_at_ms
-                .push(number(row.first().ok_or_else(unexpected)?)?);
-        }
         for row in self.rows("SELECT name, value FROM meta", vec![])? {
             let [Value::String(name), Value::String(value)] = row.as_slice() else {
                 continue;
@@ -169,12 +144,12 @@ impl Tables for SqlTables {
     }
 
     fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts> {
-        let mut values: Vec<Value> = vec![hash.to_vec().into()];
-        for bucket in buckets {
-            values.push(integer(bucket));
-        }
+        let attempt = self.nonces.attempt_of(&buckets);
+        let mut values = NonceTables::look_up(hash, buckets);
         values.push(jti.to_string().into());
-        match self.rows(FACTS, values)?.pop().as_deref() {
+        // One look-up an admission.
+        let query = format!("SELECT {attempt}, EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = ?14)");
+        match self.rows(&query, values)?.pop().as_deref() {
             Some([attempt, revoked]) => Ok(Facts {
                 attempt: match attempt {
                     Value::Null => None,
@@ -195,31 +170,20 @@ impl Tables for SqlTables {
     }
 
     fn insert_nonce(&self, row: &NonceRow) -> Result<()> {
-        self.run(
-            "INSERT INTO nonces (bucket, hash, attempt, seen_at_ms) VALUES (?, ?, ?, ?)",
-            vec![
-                integer(row.bucket),
-                row.hash.to_vec().into(),
-                row.attempt.to_vec().into(),
-                integer(row.seen_at_ms),
-            ],
-        )
+        self.nonces.insert(&self.sql, row)
     }
 
     fn forget_nonces(&self, through: u64) -> Result<Forgotten> {
-        let highest = self.bucket(
-            "SELECT MAX(bucket) FROM nonces WHERE bucket <= ?",
-            vec![integer(through)],
-        )?;
+        let highest = self.nonces.highest_bucket(&self.sql, through)?;
         if let Some(highest) = highest {
             let mark = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name)
                 DO UPDATE SET value = MAX(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))";
             self.run(mark, vec![FORGOTTEN_THROUGH.into(), highest.to_string().into()])?;
-            self.run("DELETE FROM nonces WHERE bucket <= ?", vec![integer(through)])?;
         }
+        self.nonces.delete(&self.sql, through)?;
         Ok(Forgotten {
             highest,
-            oldest_left: self.bucket("SELECT MIN(bucket) FROM nonces", vec![])?,
+            oldest_left: self.nonces.oldest_bucket(&self.sql)?,
         })
     }
 
@@ -432,20 +396,24 @@ impl Tables for SqlTables {
     }
 }
 
+pub(super) fn rows(sql: &SqlStorage, query: &str, values: Vec<Value>) -> Result<Vec<Vec<Value>>> {
+    sql.exec(query, values)?.raw().collect()
+}
+
 /// A time or a bucket. One beyond what JavaScript can count stands for "never" and is cut to the last it can.
-fn integer(value: u64) -> Value {
+pub(super) fn integer(value: u64) -> Value {
     const MAX_SAFE: i64 = (1 << 53) - 1;
     Value::Integer(i64::try_from(value).unwrap_or(MAX_SAFE).min(MAX_SAFE))
 }
 
-fn number(value: &Value) -> Result<u64> {
+pub(super) fn number(value: &Value) -> Result<u64> {
     match value {
         Value::Integer(value) => u64::try_from(*value).map_err(|_| unexpected()),
         _ => Err(unexpected()),
     }
 }
 
-fn bytes<const N: usize>(value: &Value) -> Result<[u8; N]> {
+pub(super) fn bytes<const N: usize>(value: &Value) -> Result<[u8; N]> {
     match value {
         Value::Blob(bytes) => bytes.as_slice().try_into().map_err(|_| unexpected()),
         _ => Err(unexpected()),
@@ -466,6 +434,6 @@ fn pair_id(value: &Value) -> Result<PairId> {
     }
 }
 
-fn unexpected() -> Error {
+pub(super) fn unexpected() -> Error {
     Error::RustError("a stored row has an unexpected shape".into())
 }

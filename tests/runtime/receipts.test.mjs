@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 
 import { pair } from "../support/agent.mjs";
 import { accepted, answered, refused } from "../support/expect.mjs";
-import { eventually, start } from "../support/harness.mjs";
+import { eventually, inWorld, start } from "../support/harness.mjs";
 import { ackAll, ulid } from "../support/socket.mjs";
 
 const PATH = "/v1/relay/delivery-receipts";
@@ -77,6 +77,22 @@ test("bodies and queries that are not as they should be", async () => {
     refused(await alice.get(`${PATH}${query}`), 400, "PROXY_RELAY_RECEIPT_INVALID_QUERY");
   }
 });
+
+test("receipts use up nothing of what their agent needs to connect and to pair, after an eviction either", () =>
+  inWorld({ hooks: true, bindings: { AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE: "6" } }, async (own) => {
+    const [one, two] = await own.couple(); // which took one request of each
+    const requestId = ulid();
+    accepted(await one.message(two, {}, { headers: { "x-request-id": requestId } }));
+    const body = { ...receipt(requestId), senderAgentDid: one.agentDid, recipientAgentDid: two.agentDid };
+    for (let n = 0; n < 40; n++) assert.equal((await two.post(PATH, body)).status, 202);
+    for (let n = 0; n < 20; n++) assert.equal((await read(one, requestId, two)).status, 200);
+    await own.evict("PROXY_TRUST_STATE", two.id);
+    const socket = await two.connect();
+    for (let n = 0; n < 4; n++) answered(await two.post("/pair/start", { initiatorProfile: { agentName: "a", humanName: "b" } }), 200);
+    refused(await two.post("/pair/start", {}), 429, "PROXY_RATE_LIMIT_EXCEEDED");
+    assert.equal((await two.post(PATH, body)).status, 202, "and the other way round");
+    await socket.close();
+  }));
 
 test("without its queue: 503", async () => {
   const own = await start({ without: ["RECEIPT_QUEUE"] });

@@ -24,9 +24,19 @@ test("a hook to a connected recipient", (t) =>
     const socket = await bob.connect(ackAll);
     const each = await costs(world, async (n) => accepted(await alice.message(bob, { n }), { state: "delivered" }));
     t.diagnostic(JSON.stringify(each));
-    assert.ok(each.rows <= 4.5, `${each.rows} rows: its mail, the end of that, its outcome, its nonce`);
+    assert.ok(each.rows <= 4.3, `${each.rows} rows: its mail, the end of that, its outcome, its nonce`);
     assert.deepEqual([each.calls, each.database], [1, 0]);
     assert.ok(each.alarms < 0.1, `${each.alarms} alarms`);
+    // And all later expiry: of the nonces in twenty minutes, of the outcomes in a day and a half.
+    await world.moveClock(21 * 60_000);
+    await world.alarm("PROXY_TRUST_STATE", alice.id);
+    await world.moveClock(37 * 3_600_000);
+    await world.alarm("AGENT_RELAY_SESSION", bob.agentDid);
+    const { rows } = await world.counts(true);
+    t.diagnostic(`${rows} rows for the expiry of all`);
+    assert.ok(each.rows + rows / (COUNT + 5) <= 4.5, `${rows} rows for the expiry of all`);
+    assert.deepEqual(await world.tables("PROXY_TRUST_STATE", alice.id, "nonces%"), []);
+    assert.deepEqual(await world.tables("AGENT_RELAY_SESSION", bob.agentDid, "outcomes%"), []);
     await socket.close();
   }));
 

@@ -1,5 +1,6 @@
 // A captured request is accepted once, ever: docs/design.md §1, docs/wire.md §3.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { after, before, test } from "node:test";
 
 import { newNonce, nowSeconds, pair } from "../support/agent.mjs";
@@ -63,6 +64,30 @@ test("after an eviction, a restart and a kill on the same storage", async () => 
   world.adopt(agent);
   replayed(await probe(agent, last));
   replayed(await probe(agent, once));
+});
+
+test("a nonce that an older version stored counts until it expires, and its table goes with the last of them", async () => {
+  const [one, two] = await world.agents(2);
+  const once = fresh();
+  const bucket = Math.floor((once.timestamp + 301) / 60);
+  const hash = createHash("sha256").update(once.nonce).digest("hex");
+  admitted(await probe(one));
+  await world.sql("PROXY_TRUST_STATE", one.id, `
+    CREATE TABLE nonces (
+      bucket INTEGER NOT NULL, hash BLOB NOT NULL, attempt BLOB NOT NULL, seen_at_ms INTEGER NOT NULL, PRIMARY KEY (bucket, hash)
+    ) WITHOUT ROWID;
+    INSERT INTO nonces VALUES (${bucket}, x'${hash}', x'${"00".repeat(16)}', ${Date.now()});`);
+  await world.evict("PROXY_TRUST_STATE", one.id);
+  replayed(await probe(one, once));
+  admitted(await probe(one));
+  admitted(await probe(two, once));
+  await world.moveClock(100_000);
+  replayed(await probe(one, once));
+  await world.moveClock(25 * 60_000);
+  await world.alarm("PROXY_TRUST_STATE", one.id);
+  assert.deepEqual(await world.tables("PROXY_TRUST_STATE", one.id, "nonces%"), []);
+  await world.moveClock(0);
+  refused(await probe(one, once), 401, "PROXY_AUTH_TIMESTAMP_SKEW");
 });
 
 test("290 s in the future, again 310 s later: a nonce is kept as long as its timestamp could be accepted", async () => {

@@ -196,10 +196,20 @@ export class World {
   async wipe(binding, name) {
     await this.send("GET", `/__test/wipe?binding=${binding}&name=${encodeURIComponent(name)}`);
   }
-  /** Runs statements in an object's SQL storage. */
+  /** Calls an object's alarm handler, whether its alarm is due or not. */
+  async alarm(binding, name) {
+    await this.send("GET", `/__test/alarm?binding=${binding}&name=${encodeURIComponent(name)}`);
+  }
+  /** Runs statements in an object's SQL storage -> the rows of the last. */
   async sql(binding, name, body) {
     const answer = await this.send("POST", `/__test/sql?binding=${binding}&name=${encodeURIComponent(name)}`, { body });
-    if (answer.status !== 204) throw new Error(answer.text);
+    if (answer.status !== 200) throw new Error(answer.text);
+    return answer.json;
+  }
+  /** The names of an object's tables that are LIKE this. */
+  async tables(binding, name, like) {
+    const rows = await this.sql(binding, name, `SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '${like}'`);
+    return rows.map((row) => row.name);
   }
   /** The object dies at its next step (to its SQL storage, on a socket) but `at`. */
   async dieAt(binding, name, at) {

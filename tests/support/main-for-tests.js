@@ -197,7 +197,10 @@ function withHooks(Built, told = () => undefined) {
         request = new Request(request.url, { method: "POST", body });
       }
       if (pathname === "/__test/sql") {
-        this.ctx.storage.sql.exec(await request.text());
+        return Response.json([...this.ctx.storage.sql.exec(await request.text())]);
+      }
+      if (pathname === "/__test/alarm") {
+        await this.alarm();
         return new Response(null, { status: 204 });
       }
       if (pathname === "/__test/abort") this.ctx.abort("evicted by a test");
@@ -280,7 +283,7 @@ export default {
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
       return stub.fetch("https://object/__test/sql", { method: "POST", body: await request.text() });
     }
-    if (url.pathname === "/__test/abort" || url.pathname === "/__test/wipe") {
+    if (["/__test/abort", "/__test/wipe", "/__test/alarm"].includes(url.pathname)) {
       const namespace = env[url.searchParams.get("binding")];
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
       await stub.fetch(`https://object${url.pathname}`).catch(() => {}); // the abort is its answer

@@ -41,3 +41,4 @@ pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};
 pub use self::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation, token_expiry_ms};
 pub use self::pairs::{EndedPair, Known, PairId, Paired, PeersReply};
+pub use self::rate::Rate;

@@ -4,6 +4,7 @@
 //! may be, whether the per-address limit applies, and which code a body gets that cannot be read. The dispatcher
 //! obeys the row, so nothing reaches a handler around it. Because the table is data, tests can go through all of it.
 
+use crate::admission::Rate;
 use clawdentity_protocol::code::{self, Code};
 
 /// The handlers that anyone may call.
@@ -24,6 +25,17 @@ pub enum ClawRoute {
     PairConfirm,
     PairStatus,
     PairRemove,
+}
+
+impl ClawRoute {
+    /// What a request counts against. Receipts have a rate of their own, so that they never keep an agent from
+    /// connecting (docs/wire.md §8).
+    pub fn rate(self) -> Rate {
+        match self {
+            Self::ReceiptsPost | Self::ReceiptsGet => Rate::Receipts,
+            _ => Rate::Requests,
+        }
+    }
 }
 
 /// The handlers of the revocation feed.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::generation::Generation;
 use super::overlay::{RevokedWhat, TokenRevocation};
 use super::pairs::{EndedPair, PairId, PeersReply};
+use super::rate::Rate;
 use super::skew::WorstSkew;
 use clawdentity_protocol::b64;
 use clawdentity_protocol::did::AgentDid;
@@ -127,6 +128,9 @@ pub struct AdmitRequest {
     /// The agent that the request is to reach by a pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<AgentDid>,
+    /// What it counts against.
+    #[serde(default, skip_serializing_if = "Rate::is_requests")]
+    pub rate: Rate,
 }
 
 /// What the object decided.
@@ -344,12 +348,18 @@ mod tests {
             nonce_hash: [0; 32],
             attempt: [0xff; 16],
             peer: None,
+            rate: Rate::Requests,
         };
         let zeros = "A".repeat(43);
         let admit_json = format!(
             r#"{{"admit":{{"agent":"{DID}","jti":"01HF7YAT31JZHSMW1CG6Q6MHB7","jti_expires_at_ms":2,"timestamp_s":1,"nonce_hash":"{zeros}","attempt":"_____________________w"}}}}"#
         );
-        pinned(&TrustCall::Admit(admit), &admit_json);
+        pinned(&TrustCall::Admit(admit.clone()), &admit_json);
+        let rate = Rate::Receipts;
+        pinned(
+            &TrustCall::Admit(AdmitRequest { rate, ..admit }),
+            &admit_json.replace("}}", r#","rate":"receipts"}}"#),
+        );
         pinned(
             &TrustCall::Revoke(RevokeRequest {
                 agent: agent(),

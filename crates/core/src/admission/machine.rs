@@ -13,7 +13,7 @@ use super::generation::Generation;
 use super::nonces;
 use super::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation};
 use super::pairs::{EndedPair, Known, PairId, Paired, PeersReply};
-use super::rate::RateLog;
+use super::rate::{RECEIPTS_LIMIT, RECEIPTS_WINDOW_MS, Rate, RateLog};
 use super::skew::SkewLog;
 use super::tables::{NonceRow, Stored, Tables, Validation};
 use clawdentity_protocol::did::AgentDid;
@@ -46,6 +46,13 @@ pub struct Limits {
     pub warn_skew_s: u64,
 }
 
+impl Limits {
+    /// The longest window of all rates.
+    fn longest_window_ms(&self) -> u64 {
+        self.rate_window_ms.max(RECEIPTS_WINDOW_MS)
+    }
+}
+
 /// What one agent's object knows and decides.
 pub struct Admission<T> {
     tables: T,
@@ -59,7 +66,8 @@ pub struct Admission<T> {
     ledger_asked: bool,
     forgotten_through: Option<u64>,
     oldest_bucket: Option<u64>,
-    rate: RateLog,
+    requests: RateLog,
+    receipts: RateLog,
     seen_tokens: HashMap<Ulid, u64>,
     validations: Vec<Validation>,
     lifted_tokens: HashMap<Ulid, u64>,
@@ -82,20 +90,24 @@ impl<T: Tables> Admission<T> {
             ledger_asked,
             forgotten_through,
             oldest_bucket,
-            seen_at_ms,
+            admissions,
             seen_tokens,
             validations,
             lifted_tokens,
             skews,
             unconfirmed,
             session_ended_at_ms,
-        } = tables.load(now_ms.saturating_sub(limits.rate_window_ms))?;
+        } = tables.load(now_ms.saturating_sub(limits.longest_window_ms()))?;
         let generation = match generation {
             Some(generation) => generation,
             None => {
                 tables.put_generation(fresh, Changed::Session)?;
                 fresh
             }
+        };
+        let seen_at_ms = |rate: Rate| {
+            let of_rate = admissions.iter().filter(|(of, _)| *of == rate);
+            of_rate.map(|(_, seen_at_ms)| *seen_at_ms).collect()
         };
         let settle_due_ms = (!tables.unsettled()?.is_empty()).then_some(now_ms);
         Ok(Self {
@@ -109,7 +121,12 @@ impl<T: Tables> Admission<T> {
             ledger_asked,
             forgotten_through,
             oldest_bucket,
-            rate: RateLog::new(limits.rate_limit, limits.rate_window_ms, seen_at_ms),
+            requests: RateLog::new(
+                limits.rate_limit,
+                limits.rate_window_ms,
+                seen_at_ms(Rate::Requests),
+            ),
+            receipts: RateLog::new(RECEIPTS_LIMIT, RECEIPTS_WINDOW_MS, seen_at_ms(Rate::Receipts)),
             seen_tokens: seen_tokens.into_iter().collect(),
             validations,
             lifted_tokens: lifted_tokens.into_iter().collect(),
@@ -152,7 +169,7 @@ impl<T: Tables> Admission<T> {
         if facts.attempt.is_some() {
             return Ok(AdmitReply::Replayed);
         }
-        if let Err(retry_after_s) = self.rate.check(now_ms) {
+        if let Err(retry_after_s) = self.log_of(request.rate).check(now_ms) {
             return Ok(AdmitReply::OverRate { retry_after_s });
         }
         let row = NonceRow {
@@ -160,9 +177,10 @@ impl<T: Tables> Admission<T> {
             hash: request.nonce_hash,
             attempt: request.attempt,
             seen_at_ms: now_ms,
+            rate: request.rate,
         };
         self.tables.insert_nonce(&row)?;
-        self.rate.record(now_ms);
+        self.log_of(request.rate).record(now_ms);
         let skew_s = (now_ms / 1000) as i64 - request.timestamp_s as i64;
         if self.skews.record(now_ms, skew_s, self.limits.warn_skew_s) {
             self.tables.put_skews(&self.skews.to_text())?;
@@ -379,7 +397,7 @@ impl<T: Tables> Admission<T> {
     /// # Errors
     /// The storage's.
     pub fn on_alarm(&mut self, now_ms: u64) -> Result<Option<u64>, T::Error> {
-        let through = nonces::forgettable_through(now_ms, self.limits.rate_window_ms);
+        let through = nonces::forgettable_through(now_ms, self.limits.longest_window_ms());
         if let Some(through) =
             through.filter(|through| self.oldest_bucket.is_some_and(|oldest| oldest <= *through))
         {
@@ -400,7 +418,7 @@ impl<T: Tables> Admission<T> {
     pub fn next_alarm_ms(&self) -> Option<u64> {
         let forget_at_ms = self
             .oldest_bucket
-            .map(|bucket| nonces::forget_at_ms(bucket, self.limits.rate_window_ms));
+            .map(|bucket| nonces::forget_at_ms(bucket, self.limits.longest_window_ms()));
         forget_at_ms.into_iter().chain(self.settle_due_ms).min()
     }
 
@@ -599,6 +617,13 @@ impl<T: Tables> Admission<T> {
         self.tables.put_all_peers(&standing)?;
         self.peers_loaded = true;
         Ok(())
+    }
+
+    fn log_of(&mut self, rate: Rate) -> &mut RateLog {
+        match rate {
+            Rate::Requests => &mut self.requests,
+            Rate::Receipts => &mut self.receipts,
+        }
     }
 
     fn unchanged(&self) -> RevokeReply {

@@ -39,6 +39,7 @@ fn request(timestamp_s: u64, nonce: u8, attempt: u8) -> AdmitRequest {
         nonce_hash: [nonce; 32],
         attempt: [attempt; 16],
         peer: None,
+        rate: Rate::Requests,
     }
 }
 
@@ -169,6 +170,51 @@ fn over_its_rate_an_agent_is_told_when_and_burns_no_nonce() {
         machine.admit(NOW_MS + 60_000, &request(NOW_S, 9, 9)).unwrap(),
         admitted()
     );
+}
+
+#[test]
+fn receipts_have_a_rate_of_their_own() {
+    let storage = Memory::default();
+    let mut machine = wake(&storage, NOW_MS);
+    let asked = |rate: Rate, n: u64| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&n.to_be_bytes());
+        AdmitRequest {
+            nonce_hash: hash,
+            rate,
+            ..request(NOW_S, 0, 0)
+        }
+    };
+    for n in 0..1_200 {
+        let receipt = asked(Rate::Receipts, n);
+        assert_eq!(machine.admit(NOW_MS, &receipt).unwrap(), admitted(), "{n}");
+    }
+    for woken in [false, true] {
+        if woken {
+            machine = wake(&storage, NOW_MS);
+        }
+        let over = AdmitReply::OverRate { retry_after_s: 60 };
+        assert_eq!(
+            machine.admit(NOW_MS, &asked(Rate::Receipts, 9_999)).unwrap(),
+            over
+        );
+        let number = 2_000 + u64::from(woken);
+        let connect = machine.admit(NOW_MS, &asked(Rate::Requests, number)).unwrap();
+        assert_eq!(
+            connect,
+            admitted(),
+            "they use up nothing of the agent's other requests"
+        );
+    }
+    machine.admit(NOW_MS, &asked(Rate::Requests, 3_000)).unwrap();
+    let over = AdmitReply::OverRate { retry_after_s: 60 };
+    assert_eq!(
+        machine.admit(NOW_MS, &asked(Rate::Requests, 3_001)).unwrap(),
+        over
+    );
+    let later_ms = NOW_MS + 60_000;
+    let receipt = machine.admit(later_ms, &asked(Rate::Receipts, 9_999)).unwrap();
+    assert_eq!(receipt, admitted());
 }
 
 #[test]
@@ -414,7 +460,7 @@ fn the_worst_skew_of_the_hour_outlives_an_eviction_where_it_is_worth_a_warning()
 }
 
 #[test]
-fn one_alarm_per_bucket() {
+fn one_alarm_per_group_of_buckets() {
     let storage = Memory::default();
     let mut machine = wake(&storage, NOW_MS);
     assert_eq!(machine.next_alarm_ms(), None);

@@ -50,11 +50,11 @@ impl Tables for Memory {
         let seen = data
             .nonces
             .iter()
-            .map(|row| row.seen_at_ms)
-            .filter(|seen| *seen > seen_after_ms);
+            .map(|row| (row.rate, row.seen_at_ms))
+            .filter(|(_, seen)| *seen > seen_after_ms);
         Ok(Stored {
             oldest_bucket: data.nonces.iter().map(|row| row.bucket).min(),
-            seen_at_ms: seen.collect(),
+            admissions: seen.collect(),
             ..data.stored.clone()
         })
     }

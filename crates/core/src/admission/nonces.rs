@@ -5,9 +5,9 @@
 //! The bucket follows from the request alone, so a captured request always looks in the bucket to which the original
 //! was written.
 //!
-//! Buckets are forgotten as a whole. The highest bucket that was ever forgotten is the *mark*, and a timestamp whose
-//! bucket is at or below the mark is refused as skewed. So a clock that jumps back cannot make a forgotten request
-//! acceptable again.
+//! Ten buckets are a *group*, which has a table of its own and is forgotten as a whole, because storage bills nothing for
+//! dropping a table. The highest bucket that was ever forgotten is the *mark*, and a timestamp whose bucket is at or
+//! below the mark is refused as skewed. So a clock that jumps back cannot make a forgotten request acceptable again.
 
 use std::ops::RangeInclusive;
 
@@ -17,6 +17,9 @@ use clawdentity_protocol::proof::MAX_SKEW_SECONDS;
 pub const BUCKET_SECONDS: u64 = 60;
 /// Buckets in which a nonce can lie that was written while the clock stood at one moment and is still to be refused.
 pub const LIVE_BUCKETS: usize = 12;
+
+/// Buckets that are forgotten together.
+pub const GROUP_BUCKETS: u64 = 10;
 
 /// When a timestamp can no longer be accepted: the first second in which it is too old.
 pub fn expires_at_s(timestamp_s: u64) -> u64 {
@@ -34,21 +37,33 @@ pub fn live_buckets(now_ms: u64) -> RangeInclusive<u64> {
     first..=first + (LIVE_BUCKETS as u64 - 1)
 }
 
+/// The group of a bucket.
+pub fn group_of(bucket: u64) -> u64 {
+    bucket / GROUP_BUCKETS
+}
+
+/// The first and the last bucket of a group.
+pub fn buckets_of(group: u64) -> (u64, u64) {
+    let first = group.saturating_mul(GROUP_BUCKETS);
+    (first, first.saturating_add(GROUP_BUCKETS - 1))
+}
+
 /// Whether the clock takes this timestamp.
 pub fn within_skew(now_ms: u64, timestamp_s: u64) -> bool {
     (now_ms / 1000).abs_diff(timestamp_s) <= MAX_SKEW_SECONDS
 }
 
-/// The last bucket that may be forgotten now: all its timestamps are past, and its rows are older than the rate
-/// window, so that the rate log can always be rebuilt from what is left.
+/// The last bucket that may be forgotten now, always the last of a group: all timestamps of the group are past, and its
+/// rows are older than the rate window, so that the rate log can always be rebuilt from what is left.
 pub fn forgettable_through(now_ms: u64, rate_window_ms: u64) -> Option<u64> {
-    (now_ms.saturating_sub(rate_window_ms) / 1000 / BUCKET_SECONDS).checked_sub(1)
+    let bucket_now = now_ms.saturating_sub(rate_window_ms) / 1000 / BUCKET_SECONDS;
+    buckets_of(group_of(bucket_now)).0.checked_sub(1)
 }
 
-/// When a bucket may be forgotten, Unix milliseconds.
+/// When a bucket may be forgotten, and with it its group; Unix milliseconds.
 pub fn forget_at_ms(bucket: u64, rate_window_ms: u64) -> u64 {
-    bucket
-        .saturating_add(1)
+    let (_, last) = buckets_of(group_of(bucket));
+    last.saturating_add(1)
         .saturating_mul(BUCKET_SECONDS * 1000)
         .saturating_add(rate_window_ms)
 }
@@ -74,9 +89,11 @@ mod tests {
     #[test]
     fn forgetting_is_due_exactly_at_its_time() {
         for window_ms in [0, 100, 60_000, 600_000] {
-            let at = forget_at_ms(28_333_340, window_ms);
-            assert_eq!(forgettable_through(at, window_ms), Some(28_333_340));
-            assert_eq!(forgettable_through(at - 1, window_ms), Some(28_333_339));
+            for bucket in 28_333_340..=28_333_349 {
+                let at = forget_at_ms(bucket, window_ms);
+                assert_eq!(forgettable_through(at, window_ms), Some(28_333_349));
+                assert_eq!(forgettable_through(at - 1, window_ms), Some(28_333_339));
+            }
         }
         assert_eq!(forgettable_through(59_999, 0), None);
     }

@@ -1,10 +1,38 @@
 //! The rate of one agent: at most so many admissions within a sliding window.
 //!
-//! The log holds the times of the admissions in the window and nothing else. Refused requests do not count, so an
+//! What the receipt routes admit is counted apart from everything else, because a connector posts a receipt for each
+//! message: it must not use up what its agent needs to connect and to pair (docs/wire.md §8).
+//!
+//! A log holds the times of the admissions in the window and nothing else. Refused requests do not count, so an
 //! agent that is over its rate is served again as soon as its oldest admission leaves the window. The log is in
 //! memory only; after an eviction it is rebuilt from the times in the nonce rows.
 
 use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// Admissions of one agent on the receipt routes within `RECEIPTS_WINDOW_MS` (docs/wire.md §8).
+pub const RECEIPTS_LIMIT: u32 = 1_200;
+/// See `RECEIPTS_LIMIT`.
+pub const RECEIPTS_WINDOW_MS: u64 = 60_000;
+
+/// What a request counts against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rate {
+    /// The agent's rate of requests.
+    #[default]
+    Requests,
+    /// Its rate on the receipt routes.
+    Receipts,
+}
+
+impl Rate {
+    /// Whether this is the usual one.
+    pub fn is_requests(&self) -> bool {
+        *self == Self::Requests
+    }
+}
 
 /// The admissions of the last window. Holds at most `limit` times, oldest first.
 #[derive(Debug)]

@@ -125,6 +125,7 @@ impl World {
                     nonce_hash: [nonce; 32],
                     attempt,
                     peer: None,
+                    rate: Rate::Requests,
                 };
                 self.requests.push(request.clone());
                 self.admit(&request);

@@ -10,6 +10,7 @@ use super::calls::Changed;
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
 use super::pairs::{EndedPair, PairId};
+use super::rate::Rate;
 use super::skew::SkewLog;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
@@ -25,6 +26,8 @@ pub struct NonceRow {
     pub attempt: [u8; 16],
     /// When, Unix milliseconds: the rate log is rebuilt from it.
     pub seen_at_ms: u64,
+    /// What it counted against.
+    pub rate: Rate,
 }
 
 /// What one look-up says about a request.
@@ -71,8 +74,8 @@ pub struct Stored {
     pub forgotten_through: Option<u64>,
     /// The lowest bucket that has a row.
     pub oldest_bucket: Option<u64>,
-    /// `seen_at_ms` of the nonces of the rate window, in any order.
-    pub seen_at_ms: Vec<u64>,
+    /// What the nonces of the rate windows counted against, and `seen_at_ms`, in any order.
+    pub admissions: Vec<(Rate, u64)>,
     /// Tokens the ledger was asked about, with their expiry.
     pub seen_tokens: Vec<(Ulid, u64)>,
     /// The validations.
@@ -116,7 +119,8 @@ pub trait Tables {
     /// See `load`.
     fn insert_nonce(&self, row: &NonceRow) -> Result<(), Self::Error>;
 
-    /// Deletes the nonces of all buckets up to and including `through`, and keeps the mark in the same step.
+    /// Deletes the nonces of all buckets up to and including `through`, the last of a group, and keeps the mark in the same
+    /// step.
     ///
     /// # Errors
     /// See `load`.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::super::*;
 use super::isolate::{D1_TIMEOUT_MS, Isolate};
 use super::world::{BUDGET_MS, Dependency, World};
-use crate::admission::{AdmitReply, AdmitRequest, StoreValidation, Validations};
+use crate::admission::{AdmitReply, AdmitRequest, Rate, StoreValidation, Validations};
 use crate::budget::Budget;
 use crate::circuit::{Outcome, Permit};
 use crate::registry::access::{self, AccessDecision, Keep, Question};
@@ -274,6 +274,7 @@ impl Ports for Gate {
             nonce_hash: proof.nonce.hash(),
             attempt: u128::from(self.world.event()).to_be_bytes(),
             peer: Some(self.world.peer_of(self.agent)),
+            rate: Rate::Requests,
         };
         let now_ms = self.now_ms();
         let reply = self
