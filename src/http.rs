@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// `None` where the runtime's URL does not parse, which it always does.
+    /// `None` where the URL does not parse, because of a `Host` that is none: the runtime passes on what it was sent.
     pub fn of(request: &Request) -> Option<Self> {
         let raw = request.inner().url();
         let url = Url::parse(&raw).ok()?;
@@ -53,6 +53,11 @@ impl Target {
             url,
             path_and_query,
         })
+    }
+
+    /// Only the answer's status and headers are wanted.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
     }
 
     /// The path alone.
@@ -242,6 +247,15 @@ pub fn error_response(error: &ApiError, request_id: &str) -> Response {
         .with_status(error.code.status)
         .with_headers(headers)
         .fixed(error.body(request_id).into_bytes())
+}
+
+/// The answer to a `HEAD`: the same, without its body.
+pub fn without_body(response: Response) -> Response {
+    let headers = response.headers().clone();
+    ResponseBuilder::new()
+        .with_status(response.status_code())
+        .with_headers(headers)
+        .empty()
 }
 
 /// The refusal of last resort: something of ours broke.

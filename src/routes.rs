@@ -26,7 +26,7 @@ use worker::{Context, Env, Request, Response};
 use crate::app::App;
 use crate::clock;
 use crate::config::Fault;
-use crate::core::address_limit::AddressLimit;
+use crate::core::address::AddressLimit;
 use crate::core::admission::Rate;
 use crate::core::budget::Budget;
 use crate::core::router::{
@@ -74,6 +74,10 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
         ),
     };
     let status = response.status_code();
+    let response = match method.as_str() {
+        "HEAD" => http::without_body(response),
+        _ => response,
+    };
     let response = with_request_id(response, &request_id);
     let mut fields = json!({
         "requestId": request_id.as_str(),
@@ -94,7 +98,10 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
 }
 
 async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<Response, ApiError> {
-    let target = Target::of(&request).ok_or_else(http::internal)?;
+    let target = Target::of(&request).ok_or_else(|| {
+        let message = "The request's URL cannot be read: its Host is not a host, or its port is not a port.";
+        ApiError::new(&code::PROXY_REQUEST_INVALID, message)
+    })?;
     let spec = match router::find(&target.method, target.path(), app.config.admin_token.is_some()) {
         Found::Row(spec) => spec,
         Found::WrongMethod(allow) => {

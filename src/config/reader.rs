@@ -18,6 +18,8 @@ const CRATE_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Default registries of docs/wire.md §9.
 const PRODUCTION_REGISTRY: &str = "https://registry.clawdentity.com";
 const DEVELOPMENT_REGISTRY: &str = "https://dev.registry.clawdentity.com";
+/// The local environment's secrets, each in quotes.
+const EXAMPLE_SECRETS: &str = include_str!("../../.dev.vars.example");
 /// A bearer token shorter than this can be guessed (docs/wire.md §9).
 const MIN_BEARER_CHARS: usize = 32;
 
@@ -65,6 +67,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         };
         let admin_token = self.secret("ADMIN_TOKEN", MIN_BEARER_CHARS, 1024);
         let feed_token = self.secret("FEED_TOKEN", MIN_BEARER_CHARS, 1024);
+        self.refuse_published(environment, "ADMIN_TOKEN", admin_token.as_ref());
+        self.refuse_published(environment, "FEED_TOKEN", feed_token.as_ref());
         Some(Config {
             environment: environment?,
             version,
@@ -107,11 +111,17 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         };
         let raw = self.value("REGISTRY_URL").unwrap_or_else(|| default.to_owned());
         let url = parse_http_url(&raw);
-        if url.is_none() {
-            self.fault(
-                "REGISTRY_URL",
-                "must be an http(s) URL with a host and no user info".into(),
-            );
+        match &url {
+            None => {
+                let message = "must be an http(s) URL with a host and no user info";
+                self.fault("REGISTRY_URL", message.into());
+            }
+            // The service secret and every access token go there.
+            Some(url) if url.scheme() != "https" && environment != Some(Environment::Local) => {
+                let message = "must be an https URL: http is for ENVIRONMENT=local alone";
+                self.fault("REGISTRY_URL", message.into());
+            }
+            Some(_) => {}
         }
         let issuer = match self.value("REGISTRY_ISSUER") {
             None => None,
@@ -150,6 +160,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         }
         let service_id = self.required_secret("REGISTRY_INTERNAL_SERVICE_ID", 256);
         let service_secret = self.required_secret("REGISTRY_INTERNAL_SERVICE_SECRET", 1024);
+        self.refuse_published(
+            environment,
+            "REGISTRY_INTERNAL_SERVICE_SECRET",
+            service_secret.as_ref(),
+        );
         let budget_ms = self.int("REGISTRY_BUDGET_MS");
         let stale_wait_ms = self.int("REGISTRY_STALE_WAIT_MS");
         let circuit = CircuitFigures {
@@ -339,6 +354,20 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             return None;
         }
         Some(Secret(value))
+    }
+
+    /// Everyone knows the secrets of the example.
+    fn refuse_published(
+        &mut self,
+        environment: Option<Environment>,
+        name: &'static str,
+        secret: Option<&Secret>,
+    ) {
+        let published = secret.is_some_and(|secret| EXAMPLE_SECRETS.contains(&format!("\"{}\"", secret.0)));
+        if published && environment != Some(Environment::Local) {
+            let message = "is a value of .dev.vars.example, which everyone knows: make one of your own";
+            self.fault(name, message.into());
+        }
     }
 
     /// The value under the setting's name or, failing that, under its older names, else its default.

@@ -62,7 +62,7 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     Setting { name: "ENVIRONMENT", aliases: &[], default: "", kind: Kind::OneOf(&["local", "development", "staging", "production"]), about: "Required. Which deployment this is." },
-    Setting { name: "REGISTRY_URL", aliases: &["CLAWDENTITY_REGISTRY_URL"], default: "", kind: Kind::Text("http(s) URL"), about: "The registry. Default: the public one of the environment." },
+    Setting { name: "REGISTRY_URL", aliases: &["CLAWDENTITY_REGISTRY_URL"], default: "", kind: Kind::Text("https URL; with `ENVIRONMENT` = `local` also http"), about: "The registry. Default: the public one of the environment." },
     Setting { name: "REGISTRY_ISSUER", aliases: &[], default: "", kind: Kind::Text("http(s) origin, no trailing slash"), about: "The `iss` that tokens must have. Default: the origin of `REGISTRY_URL`." },
     Setting { name: "REGISTRY_VALIDATE_PATH", aliases: &[], default: "/v1/agents/auth/validate", kind: Kind::Text("absolute path"), about: "Where the registry validates access tokens." },
     Setting { name: "REGISTRY_INTERNAL_SERVICE_ID", aliases: &["BOOTSTRAP_INTERNAL_SERVICE_ID"], default: "", kind: Kind::Secret("1-256 visible characters"), about: "Required, secret. The proxy's name at the registry's internal routes." },

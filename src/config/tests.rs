@@ -66,6 +66,7 @@ fn defaults_are_those_of_the_wire() {
 #[test]
 fn older_names_stand_in_and_blank_is_unset() {
     let config = parse(&[
+        ("ENVIRONMENT", "local"),
         ("REGISTRY_URL", "  "),
         ("CLAWDENTITY_REGISTRY_URL", "http://127.0.0.1:8788"),
         ("REGISTRY_INTERNAL_SERVICE_ID", "<unset>"),
@@ -131,6 +132,60 @@ fn every_fault_is_reported_at_once_and_nothing_secret_with_it() {
     "#]]
     .assert_debug_eq(&faults);
     assert!(!format!("{faults:?}").contains("short-and-secret"));
+}
+
+#[test]
+fn outside_local_the_registry_is_reached_by_https_alone() {
+    for environment in ["local", "development", "staging", "production"] {
+        for (url, expect) in [
+            ("https://registry.example.com", true),
+            ("HTTPS://registry.example.com", true),
+            ("http://registry.example.com", environment == "local"),
+            ("HTTP://registry.example.com", environment == "local"),
+            ("http://127.0.0.1:8788", environment == "local"),
+        ] {
+            for name in ["REGISTRY_URL", "CLAWDENTITY_REGISTRY_URL"] {
+                let config = parse(&[("ENVIRONMENT", environment), (name, url)]);
+                assert_eq!(config.is_ok(), expect, "{environment} {name} {url}");
+                let faults = config.err().unwrap_or_default();
+                assert!(
+                    faults.iter().all(|fault| fault.starts_with("REGISTRY_URL ")),
+                    "{faults:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_secrets_of_the_example_open_nothing_outside_local() {
+    let example: Vec<(&str, &str)> = include_str!("../../.dev.vars.example")
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name, value.trim_matches('"')))
+        .collect();
+    let value_of = |name: &str| example.iter().find(|(n, _)| *n == name).unwrap().1;
+    let secrets = ["REGISTRY_INTERNAL_SERVICE_SECRET", "ADMIN_TOKEN", "FEED_TOKEN"];
+    for environment in ["development", "staging", "production", "local"] {
+        for name in secrets {
+            // One secret's published value is no better in another's place.
+            for value in secrets.map(value_of) {
+                let result = parse(&[("ENVIRONMENT", environment), (name, value)]);
+                assert_eq!(result.is_ok(), environment == "local", "{environment} {name}");
+                let faults = result.err().unwrap_or_default();
+                assert!(faults.iter().all(|f| f.starts_with(name) && !f.contains(value)));
+            }
+        }
+        let old_name = [
+            ("ENVIRONMENT", environment),
+            ("REGISTRY_INTERNAL_SERVICE_SECRET", "<unset>"),
+            (
+                "BOOTSTRAP_INTERNAL_SERVICE_SECRET",
+                value_of("REGISTRY_INTERNAL_SERVICE_SECRET"),
+            ),
+        ];
+        assert_eq!(parse(&old_name).is_ok(), environment == "local");
+    }
 }
 
 /// The table of docs/settings.md is `SETTINGS`, row for row.

@@ -1,6 +1,6 @@
 //! `GET /v1/relay/connect`: a connector's WebSocket (docs/wire.md §5 and docs/wire.md §6.4).
 //!
-//! After the gate, the request must ask for an upgrade, otherwise it is answered 426 `PROXY_RELAY_UPGRADE_REQUIRED`.
+//! After the gate, the request must be a `GET` that asks for an upgrade, otherwise it is answered 426 `PROXY_RELAY_UPGRADE_REQUIRED`.
 //! Then the agent's own session answers:
 //!
 //! - 101
@@ -26,10 +26,10 @@ use crate::relay::protocol::{ConnectCall, ConnectRefusal};
 const RETRY_AFTER_S: u64 = 1;
 
 pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Response, ApiError> {
-    if !incoming
+    let upgrade = incoming
         .header("upgrade")
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case("websocket"))
-    {
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case("websocket"));
+    if !upgrade || incoming.target.is_head() {
         let message = "This path accepts WebSocket upgrades only.";
         return Err(ApiError::new(&code::PROXY_RELAY_UPGRADE_REQUIRED, message));
     }

@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 
 import { newNonce, nowSeconds, pair } from "../support/agent.mjs";
 import { accepted, admitted, probe, refused } from "../support/expect.mjs";
-import { AUTHORITY, ISSUER, start } from "../support/harness.mjs";
+import { AUTHORITY, DEPLOYED, ISSUER, start } from "../support/harness.mjs";
 
 let world;
 let alice; // paired with bob
@@ -223,7 +223,7 @@ test("locally, behind another host name, the issuer is expected at that host; ne
     [{}, "proxy.example.test:9999", "http://proxy.example.test:8788", 400],
     [{}, "proxy.example.test", "http://127.0.0.1:8788", 401],
     [{ REGISTRY_ISSUER: "http://127.0.0.1:8788" }, "proxy.example.test", "http://proxy.example.test", 401],
-    [{ ENVIRONMENT: "development" }, "proxy.example.test", "http://proxy.example.test", 401],
+    [{ ...DEPLOYED, REGISTRY_ISSUER: undefined }, "proxy.example.test", "http://proxy.example.test", 401],
   ]) {
     const own = await start({ bindings: { ...bindings, ...over } });
     try {

@@ -1,10 +1,16 @@
 // What holds for every request: health, time, request ids, the form of errors, 404, 405, 413, the per-address limit,
 // and faults in the settings. docs/wire.md §5, §8, §9.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createConnection } from "node:net";
 import { after, before, test } from "node:test";
 
-import { ULID, admitted, answered, probe, refused } from "../support/expect.mjs";
+import { ULID, accepted, admitted, answered, probe, refused } from "../support/expect.mjs";
 import { eventually, inWorld, start } from "../support/harness.mjs";
+import { ackAll, ulid } from "../support/socket.mjs";
+
+const ROUTES = JSON.parse(readFileSync(new URL("../support/routes.json", import.meta.url), "utf8"));
+const TOKEN = "an-operators-token-for-tests-00000000";
 
 const MIB = 1 << 20;
 const KIB_16 = 16 << 10;
@@ -73,6 +79,7 @@ test("an unknown route is 404 and a wrong method 405, both before authentication
   }
   for (const [method, path, allow] of [
     ["POST", "/health", ["GET"]],
+    ["HEAD", "/hooks/message", ["POST"]],
     ["DELETE", "/v1/time", ["GET"]],
     ["GET", "/hooks/message", ["POST"]],
     ["GET", "/hooks/agent", ["POST"]],
@@ -84,11 +91,66 @@ test("an unknown route is 404 and a wrong method 405, both before authentication
     ["PATCH", "/pair/status", ["POST"]],
   ]) {
     const answer = await world.send(method, path);
-    refused(answer, 405, "PROXY_METHOD_NOT_ALLOWED");
-    const allowed = answer.headers.get("allow").split(/, */).filter((name) => name !== "HEAD" && name !== "OPTIONS");
-    assert.deepEqual(allowed.sort(), allow, path);
+    if (method === "HEAD") assert.deepEqual([answer.status, answer.text], [405, ""]);
+    else refused(answer, 405, "PROXY_METHOD_NOT_ALLOWED");
+    const allowed = answer.headers.get("allow").split(/, */);
+    assert.deepEqual(allowed.sort(), [...allow, ...(allow.includes("GET") ? ["HEAD"] : [])].sort(), path);
   }
 });
+
+test("what answers GET answers HEAD: the same status and headers, no body, and nothing is opened", () =>
+  inWorld({ hooks: true, bindings: { ADMIN_TOKEN: TOKEN, FEED_TOKEN: TOKEN } }, async (own) => {
+    const [one, two] = await own.couple();
+    const socket = await one.connect(ackAll);
+    const query = `?requestId=${ulid()}&recipientAgentDid=${encodeURIComponent(two.agentDid)}`;
+    const bearer = { headers: { authorization: `Bearer ${TOKEN}` } };
+    for (const { path, access } of ROUTES.filter(({ method }) => method === "GET")) {
+      const target = path.replace("{id}", "1") + (path.endsWith("receipts") ? query : "");
+      const ask = (method) => access === "claw" ? one.call(method, target) : own.send(method, target, bearer);
+      const connect = path.endsWith("/connect");
+      const head = await ask("HEAD");
+      assert.equal(head.text, "", path);
+      assert.match(head.headers.get("x-request-id"), ULID);
+      if (path === "/v1/events/revocations") {
+        assert.deepEqual([head.status, head.headers.get("content-type")], [200, "text/event-stream"]);
+        continue;
+      }
+      const get = await ask("GET");
+      assert.equal(head.status, connect ? 426 : get.status, path);
+      if (!connect) assert.equal(head.headers.get("content-type"), get.headers.get("content-type"), path);
+    }
+    assert.equal((await own.send("HEAD", "/v1/relay/connect")).status, 401);
+    const signed = one.headers("HEAD", "/v1/relay/connect");
+    const asked = await rawly(own, "HEAD", "/v1/relay/connect", { ...signed, upgrade: "websocket", connection: "upgrade" });
+    assert.match(asked, /^HTTP\/1\.1 426 /);
+    accepted(await two.message(one, {}));
+    assert.equal((await socket.next((frame) => frame.type === "deliver")).fromAgentDid, two.agentDid, "the socket that was open is open");
+  }));
+
+test("a Host that cannot be read is 400", async () => {
+  for (const [host, status] of [
+    ["proxy.test", 200], ["proxy.test:80", 200], ["a:99999", 400], ["a:b", 400], ["[::1", 400],
+  ]) {
+    const answer = await rawly(world, "GET", "/health", { host });
+    assert.equal(Number(answer.match(/^HTTP\/1\.1 (\d{3})/)?.[1]), status, `${host}: ${answer}`);
+    if (answer.includes("PROXY_")) assert.match(answer, /"code":"PROXY_REQUEST_INVALID"/);
+  }
+});
+
+/** What comes back for headers that no client library would send. */
+function rawly({ proxyUrl }, method, path, headers) {
+  const { hostname, port } = new URL(proxyUrl);
+  const lines = Object.entries({ host: hostname, connection: "close", ...headers }).map(([name, value]) => `${name}: ${value}`);
+  return new Promise((resolve, reject) => {
+    const socket = createConnection({ host: hostname, port: Number(port) }, () => {
+      socket.write([`${method} ${path} HTTP/1.1`, ...lines, "", ""].join("\r\n"));
+    });
+    let text = "";
+    socket.on("data", (data) => (text += data));
+    socket.on("error", reject);
+    socket.on("close", () => resolve(text));
+  });
+}
 
 test("a body over its limit is 413 before authentication, one at the limit is not", async () => {
   for (const [path, limit] of [
@@ -119,6 +181,10 @@ test("the per-IP limit: per path and address on the hook and connect routes, bef
         refused(await from(address, method, path), 429, "PROXY_PUBLIC_RATE_LIMIT_EXCEEDED");
       }
       refused(await from("192.0.2.2", method, path), 401, "PROXY_AUTH_MISSING_TOKEN");
+      for (let i = 0; i < 3; i++) refused(await from(`2001:db8:1:2::${i}`, method, path), 401, "PROXY_AUTH_MISSING_TOKEN");
+      refused(await from("2001:db8:1:2:ffff::1", method, path), 429, "PROXY_PUBLIC_RATE_LIMIT_EXCEEDED");
+      refused(await from("2001:db8:1:3::1", method, path), 401, "PROXY_AUTH_MISSING_TOKEN");
+      refused(await from("::ffff:192.0.2.1", method, path), 429, "PROXY_PUBLIC_RATE_LIMIT_EXCEEDED");
     }
     for (let i = 0; i < 5; i++) refused(await from("192.0.2.1", "POST", "/pair/start"), 401, "PROXY_AUTH_MISSING_TOKEN");
   }));
@@ -151,8 +217,8 @@ test("settings that come as JSON count like those that come as text", () =>
 test("each request leaves one request.completed line, without its query's values or headers", async () => {
   const id = "completed-line-1";
   await world.send("GET", "/v1/time?secret=hush-hush", { headers: { "x-request-id": id, authorization: "Claw hush-hush" } });
-  const line = world.logged("request.completed").find((entry) => JSON.stringify(entry).includes(id));
-  assert.ok(line, "no line");
+  const find = () => world.logged("request.completed").find((entry) => JSON.stringify(entry).includes(id));
+  const line = await eventually(find, { what: "the line" });
   for (const key of ["timestamp", "level", "message", "service"]) assert.equal(typeof line[key], "string", key);
   assert.ok(!JSON.stringify(world.logs).includes("hush-hush"));
 });

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { nowSeconds, pair } from "../support/agent.mjs";
 import { accepted, admitted, probe, refused, statuses } from "../support/expect.mjs";
-import { eightAtATime, eventually, inWorld as withWorld } from "../support/harness.mjs";
+import { DEPLOYED, eightAtATime, eventually, inWorld as withWorld } from "../support/harness.mjs";
 
 const UNAVAILABLE = [503, "PROXY_AUTH_DEPENDENCY_UNAVAILABLE"];
 const MANY = 1000;
@@ -87,7 +87,7 @@ test("a slow registry: who is not cached fails within its 5 s, who is cached doe
   }));
 
 test("a clock that is 250 s off is warned of once a minute, one that is 301 s off is refused", () =>
-  inWorld({ bindings: { ENVIRONMENT: "production" } }, async (world) => {
+  inWorld({ bindings: DEPLOYED }, async (world) => {
     const [one, two] = await world.agents(2);
     await pair(one, two);
     const header = (answer) => Number(answer.headers.get("x-claw-clock-skew") ?? NaN);

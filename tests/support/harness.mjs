@@ -38,6 +38,14 @@ const ROOMY = {
   ENQUEUE_RATE_LIMIT_PER_MINUTE: "100000",
 };
 
+/** Variables for a world that has the settings of a deployed proxy. The registry is asked over https and keeps its name. */
+export const DEPLOYED = {
+  ENVIRONMENT: "production",
+  REGISTRY_URL: `https://${AUTHORITY}`,
+  REGISTRY_ISSUER: ISSUER,
+  REGISTRY_INTERNAL_SERVICE_SECRET: "the-secret-of-a-deployment-in-tests",
+};
+
 // A world has the operator's and the feed's routes where a test asks for them.
 const NO_TOKENS = { ADMIN_TOKEN: undefined, FEED_TOKEN: undefined };
 
@@ -66,7 +74,7 @@ export class World {
   #options;
   #miniflare;
   #runtimePids = [];
-  #secrets = [localSecrets().REGISTRY_INTERNAL_SERVICE_SECRET];
+  #secrets = [localSecrets().REGISTRY_INTERNAL_SERVICE_SECRET, DEPLOYED.REGISTRY_INTERNAL_SERVICE_SECRET];
   #directory = mkdtempSync(join(tmpdir(), "clawdentity-test-"));
 
   /** Every line the worker logged: parsed where it is JSON, else {text}. */
@@ -101,7 +109,8 @@ export class World {
     });
     for (const name of Object.keys(proxy.bindings)) if (proxy.bindings[name] === undefined) delete proxy.bindings[name];
     for (const queue of Object.values(proxy.queueConsumers)) if (queue.deadLetterQueue) Object.assign(queue, consumer);
-    const registry = registryWorker(proxy, { bindings: { ISSUER }, sockets: DIRECT });
+    const { REGISTRY_INTERNAL_SERVICE_SECRET = localSecrets().REGISTRY_INTERNAL_SERVICE_SECRET } = proxy.bindings;
+    const registry = registryWorker(proxy, { bindings: { ISSUER, REGISTRY_INTERNAL_SERVICE_SECRET }, sockets: DIRECT });
     for (const kind of ["durableObjects", "d1Databases", "queueProducers"]) {
       for (const name of without) delete proxy[kind][name];
     }

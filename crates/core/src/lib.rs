@@ -4,7 +4,7 @@
 //! arguments, and what has to be done is returned as data for a thin shell to do. So a test can live through a
 //! ten-minute outage in a microsecond, and can try every interleaving.
 
-pub mod address_limit;
+pub mod address;
 pub mod admin;
 pub mod admission;
 pub mod backoff;

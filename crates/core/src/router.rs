@@ -245,14 +245,19 @@ pub enum Found {
     Nothing,
 }
 
-/// Looks a request up. `admin`: there is an `ADMIN_TOKEN`; without one its routes are not there, whatever the method.
+/// Looks a request up. What answers `GET` answers `HEAD`. `admin`: there is an `ADMIN_TOKEN`; without one its routes are
+/// not there, whatever the method.
 pub fn find(method: &str, path: &str, admin: bool) -> Found {
     let exists = move |spec: &&RouteSpec| admin || !matches!(spec.access, Access::Admin(_) | Access::Page(_));
     let at_path = || ROUTES.iter().filter(exists).filter(|spec| is_at(spec.path, path));
-    if let Some(spec) = at_path().find(|spec| spec.method == method) {
+    let row_of = if method == "HEAD" { "GET" } else { method };
+    if let Some(spec) = at_path().find(|spec| spec.method == row_of) {
         return Found::Row(spec);
     }
-    let methods: Vec<&str> = at_path().map(|spec| spec.method).collect();
+    let mut methods: Vec<&str> = at_path().map(|spec| spec.method).collect();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
     if methods.is_empty() {
         Found::Nothing
     } else {
@@ -298,14 +303,18 @@ mod tests {
             assert_eq!(found, expect, "{method} {path}");
         };
         check("GET", "/health", "Health");
-        check("POST", "/health", "405 GET");
-        check("DELETE", "/v1/relay/delivery-receipts", "405 POST, GET");
+        check("HEAD", "/health", "Health");
+        check("HEAD", "/relay/connect", "Connect");
+        check("HEAD", "/hooks/message", "405 POST");
+        check("HEAD", "/none", "404");
+        check("POST", "/health", "405 GET, HEAD");
+        check("DELETE", "/v1/relay/delivery-receipts", "405 POST, GET, HEAD");
         check("GET", "/v1/relay/delivery-receipts", "ReceiptsGet");
         check("POST", "/hooks/agent", "Message");
         check("GET", "/relay/connect", "Connect");
         check("GET", "/health/", "404");
         check("GET", "/Health", "404");
-        check("get", "/health", "405 GET");
+        check("get", "/health", "405 GET, HEAD");
         check("GET", "", "404");
         check("POST", "/admin/v1/revocations/12/lift", "AdminLift");
         check("GET", "/admin/v1/revocations/12/lift", "405 POST");

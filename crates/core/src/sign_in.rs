@@ -10,11 +10,11 @@ use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::address::ClientAddress;
+
 /// After how many failed sign-ins within the window an address is refused.
 pub const MAX_FAILURES: u32 = 10;
 const WINDOW_MS: u64 = 60_000;
-/// An address is a header's text; longer ones share a counter.
-const MAX_ADDRESS_CHARS: usize = 64;
 const CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
 /// Why a sign-in was refused.
@@ -45,7 +45,7 @@ pub fn same(presented: &str, expected: &str) -> bool {
 
 /// Failed sign-ins by address.
 pub struct SignIns {
-    failures: LruCache<String, Window>,
+    failures: LruCache<ClientAddress, Window>,
 }
 
 struct Window {
@@ -78,11 +78,7 @@ impl SignIns {
         if presented.is_some_and(|presented| same(presented, expected)) {
             return Ok(());
         }
-        let address: String = address
-            .unwrap_or("unknown")
-            .chars()
-            .take(MAX_ADDRESS_CHARS)
-            .collect();
+        let address = ClientAddress::of(address);
         let age_of = |window: &Window| {
             now_ms
                 .checked_sub(window.started_ms)
@@ -161,6 +157,20 @@ mod tests {
         assert_eq!(check(&good, "a", 61_000), Ok(()));
         assert_eq!(check("Bearer wrong", "a", 61_000), Err(SignInError::Wrong));
         assert_eq!(check("Claw x", "a", 61_000), Err(SignInError::NoBearer));
+        let network: Vec<String> = (0..=MAX_FAILURES).map(|n| format!("2001:db8::{n:x}")).collect();
+        let answers: Vec<_> = network
+            .iter()
+            .map(|address| check("Bearer wrong", address, 61_000))
+            .collect();
+        let last = SignInError::TooMany { retry_after_s: 60 };
+        assert!(
+            answers
+                .iter()
+                .rev()
+                .skip(1)
+                .all(|answer| *answer == Err(SignInError::Wrong))
+        );
+        assert_eq!(answers.last(), Some(&Err(last)));
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Client {
     ///
     /// # Errors
     /// `Address`: no http(s) URL with a host, one with user info, query or fragment, or plain HTTP to another machine
-    /// where a credential would go over it and `allow_http` is not set.
+    /// where `allow_http` is not set. That holds without a credential too: signing keys that somebody on the way has
+    /// exchanged admit whomever they like.
     pub fn new(url: &str, auth: Auth, allow_http: bool) -> Result<Self, HttpError> {
         let url = Url::parse(url.trim()).map_err(|_| HttpError::Address("not a URL"))?;
         let loopback = match url.host() {
@@ -126,10 +127,11 @@ impl Client {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(HttpError::Address("the URL must not have a query or a fragment"));
         }
-        if url.scheme() == "http" && !loopback && !allow_http && !matches!(auth, Auth::None) {
-            return Err(HttpError::Address(
-                "plain http:// would show the credential to the network; use https://",
-            ));
+        if url.scheme() == "http" && !loopback && !allow_http {
+            return Err(HttpError::Address(match auth {
+                Auth::None => "what comes over plain http:// may have been changed on its way; use https://",
+                _ => "plain http:// would show the credential to the network; use https://",
+            }));
         }
         let proxy = if loopback { None } else { Proxy::try_from_env() };
         let config = || {
@@ -308,7 +310,8 @@ mod tests {
             assert!(!format!("{client:?}").contains("s3cret"));
         }
         assert!(Client::new("http://10.0.0.1", secret(), true).is_ok());
-        assert!(Client::new("http://10.0.0.1", Auth::None, false).is_ok());
+        assert!(Client::new("http://10.0.0.1", Auth::None, false).is_err());
+        assert!(Client::new("http://127.0.0.1", Auth::None, false).is_ok());
     }
 
     #[test]

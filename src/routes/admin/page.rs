@@ -69,7 +69,8 @@ pub async fn handle(app: &App, route: PageRoute, incoming: Incoming) -> Result<R
     }
     let header = incoming.header("cookie");
     let Some(session) = Session::of_header(header.as_deref(), expected.expose(), app.now_ms()) else {
-        let status = if incoming.target.method == "GET" { 200 } else { 401 };
+        let reads = incoming.target.method == "GET" || incoming.target.is_head();
+        let status = if reads { 200 } else { 401 };
         return Ok(sign_in_form(app, status, ""));
     };
     let done = match route {

@@ -2,7 +2,7 @@
 //!
 //! The stream begins after `Last-Event-ID`, otherwise after `?since=`, otherwise at the beginning. 400
 //! `PROXY_FEED_INVALID_QUERY`; 503 `PROXY_FEED_STREAM_UNAVAILABLE`; 200, and the stream ends when the agent that
-//! opened it is revoked.
+//! opened it is revoked. A `HEAD` opens none.
 
 use serde_json::json;
 use worker::{Headers, Response, ResponseBody, ResponseBuilder};
@@ -32,6 +32,9 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
             expires_at_ms: caller.ait_expires_at_ms(),
         }),
     };
+    if incoming.target.is_head() {
+        return Ok(ResponseBuilder::new().with_headers(stream_headers()).empty());
+    }
     let response = open(app, &listener).await.map_err(|error| {
         if let NoStream::Failed(error) = error {
             app.log.warn("proxy.feed.failed", json!({ "error": error }));
@@ -42,9 +45,15 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
     let ResponseBody::Stream(body) = response.body() else {
         return Err(http::internal());
     };
+    Ok(ResponseBuilder::new()
+        .with_headers(stream_headers())
+        .stream(body.clone()))
+}
+
+fn stream_headers() -> Headers {
     let headers = Headers::new();
     // Literal names and values: setting them cannot fail.
     let _ = headers.set("content-type", "text/event-stream");
     let _ = headers.set("cache-control", "no-cache, no-transform");
-    Ok(ResponseBuilder::new().with_headers(headers).stream(body.clone()))
+    headers
 }
