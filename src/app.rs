@@ -120,9 +120,17 @@ impl App {
     /// # Errors
     /// The binding is missing.
     pub fn relay_object(&self, agent: &AgentDid) -> worker::Result<Stub> {
+        self.relay_object_named(agent.as_str())
+    }
+
+    /// The session of this name.
+    ///
+    /// # Errors
+    /// The binding is missing.
+    pub fn relay_object_named(&self, name: &str) -> worker::Result<Stub> {
         self.env
             .durable_object(binding::AGENT_RELAY_SESSION)?
-            .get_by_name(agent.as_str())
+            .get_by_name(name)
     }
 
     /// D1.

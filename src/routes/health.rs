@@ -1,16 +1,38 @@
 //! `GET /health`: whether this deployment is able to do its work (docs/wire.md §5.2).
 //!
-//! The answer is always 200. `ready` says whether everything that requests need is bound, and `readiness` says which
-//! part is not. Nothing secret is said, and the registry is not asked anything: a health check must not become load
-//! there.
+//! The answer is always 200. `ready` is false in every state in which some route can only refuse, and
+//! `readiness.problems` says which state that is and since when. Nothing secret is said.
+//!
+//! To know it, the isolate looks, once a second at most: one question to D1, one call to an object of each kind that
+//! touches nothing there, and the keys and the CRL by the same way as a request, so that a registry that fails is left
+//! alone. What is decided about that is in `core::health`.
 
-use serde::Serialize;
-use worker::Response;
+use std::cell::RefCell;
+
+use futures_util::future::join4;
+use serde::{Deserialize, Serialize};
+use worker::{Method, Request, RequestInit, Response, Stub};
 
 use crate::app::{App, binding};
+use crate::clock;
+use crate::config::CrlStaleBehavior;
+use crate::core::budget::Budget;
+use crate::core::health::{Problem, TABLES, Watch};
 use crate::error::ApiError;
 use crate::http::json_response;
+use crate::protocol::ids::Ulid;
+use crate::protocol::time::iso_ms;
 use crate::registry;
+use crate::trust::d1::{self, Sql};
+
+/// The name of the object of each kind that is looked at. No agent has it.
+const LOOKED_AT: &str = "health";
+/// Neither kind of object has such a path or such a body, and so answers without doing anything.
+const LOOK_URL: &str = "https://object/health";
+
+thread_local! {
+    static WATCH: RefCell<Watch> = RefCell::default();
+}
 
 #[derive(Serialize)]
 struct Health<'a> {
@@ -34,11 +56,29 @@ struct Readiness {
     version_source: &'static str,
     /// `never`, `fresh`, `stale` or `dead`, in this isolate: a CRL that was never loaded is said, not hidden.
     crl: &'static str,
+    problems: Vec<Said>,
+}
+
+#[derive(Serialize)]
+struct Said {
+    what: &'static str,
+    since: String,
+    effect: &'static str,
+}
+
+impl Readiness {
+    fn lacks_a_binding(&self) -> bool {
+        !(self.relay_session_namespace_configured
+            && self.trust_state_binding_configured
+            && self.database_binding_configured
+            && self.events_queue_binding_configured
+            && self.receipt_queue_binding_configured)
+    }
 }
 
 /// Answers 200.
-pub fn handle(app: &App) -> Result<Response, ApiError> {
-    let readiness = Readiness {
+pub async fn handle(app: &App) -> Result<Response, ApiError> {
+    let mut readiness = Readiness {
         // The settings parsed, or this handler would not have been reached.
         registry_url_configured: true,
         internal_service_credentials_configured: true,
@@ -48,19 +88,98 @@ pub fn handle(app: &App) -> Result<Response, ApiError> {
         events_queue_binding_configured: app.queue(binding::EVENTS_QUEUE).is_ok(),
         receipt_queue_binding_configured: app.queue(binding::RECEIPT_QUEUE).is_ok(),
         version_source: app.config.version_source,
-        crl: registry::crl::state(app),
+        crl: "never",
+        problems: Vec::new(),
     };
-    let ready = readiness.relay_session_namespace_configured
-        && readiness.trust_state_binding_configured
-        && readiness.database_binding_configured
-        && readiness.events_queue_binding_configured
-        && readiness.receipt_queue_binding_configured;
+    let now_ms = app.now_ms();
+    if WATCH.with_borrow(|watch| watch.is_due(now_ms)) {
+        let found = look(app, &readiness).await;
+        WATCH.with_borrow_mut(|watch| watch.looked(found, now_ms));
+    }
+    readiness.crl = registry::crl::state(app);
+    readiness.problems = WATCH.with_borrow(|watch| {
+        let said = |(problem, since_ms): &(Problem, u64)| Said {
+            what: problem.as_str(),
+            since: iso_ms(*since_ms),
+            effect: problem.effect(),
+        };
+        watch.problems().iter().map(said).collect()
+    });
     let health = Health {
         status: "ok",
-        ready,
+        ready: readiness.problems.is_empty(),
         version: &app.config.version,
         environment: app.config.environment.as_str(),
         readiness,
     };
     json_response(200, &health)
+}
+
+async fn look(app: &App, readiness: &Readiness) -> Vec<Problem> {
+    let trust = async {
+        let there = readiness.trust_state_binding_configured;
+        !there || answers(app, app.trust_object_named(LOOKED_AT)).await
+    };
+    let relay = async {
+        let there = readiness.relay_session_namespace_configured;
+        !there || answers(app, app.relay_object_named(LOOKED_AT)).await
+    };
+    let database = async {
+        match readiness.database_binding_configured {
+            true => look_at_database(app).await,
+            false => None,
+        }
+    };
+    let (trust_answers, relay_answers, database, registry) =
+        join4(trust, relay, database, look_at_registry(app)).await;
+    let found = [
+        readiness.lacks_a_binding().then_some(Problem::BindingMissing),
+        (!trust_answers).then_some(Problem::TrustStateUnreachable),
+        (!relay_answers).then_some(Problem::RelaySessionUnreachable),
+        database,
+        registry,
+    ];
+    found.into_iter().flatten().collect()
+}
+
+/// Whether an object answers at all, whatever it says.
+async fn answers(app: &App, stub: worker::Result<Stub>) -> bool {
+    let answer = async {
+        let mut init = RequestInit::new();
+        init.with_method(Method::Post);
+        let request = Request::new_with_init(LOOK_URL, &init)?;
+        stub?.fetch_with_request(request).await
+    };
+    let answer = clock::within_ms(app.config.trust.state_timeout_ms, answer).await;
+    answer.is_some_and(|answer| answer.is_ok())
+}
+
+async fn look_at_database(app: &App) -> Option<Problem> {
+    #[derive(Deserialize)]
+    struct Table {
+        name: String,
+    }
+    let sql = Sql::new("SELECT name FROM sqlite_master WHERE type = 'table'", []);
+    match d1::query::<Table>(app, app.config.trust.timeout_ms, sql).await {
+        Err(_) => Some(Problem::DatabaseUnreachable),
+        Ok(there) => {
+            let is_there = |name: &&str| there.iter().any(|table| table.name == **name);
+            let all = TABLES.iter().all(is_there);
+            (!all).then_some(Problem::MigrationsMissing)
+        }
+    }
+}
+
+/// As a request would find them: keys first, and the CRL where a request cannot go on without one.
+async fn look_at_registry(app: &App) -> Option<Problem> {
+    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
+    if registry::keys::active(app, &budget).await.is_err() {
+        return Some(Problem::SigningKeysUnavailable);
+    }
+    if app.config.crl.stale_behavior == CrlStaleBehavior::FailOpen {
+        return None;
+    }
+    let nobodys = Ulid::from_parts(0, [0; 10]);
+    let listed = registry::crl::lists(app, &budget, &nobodys).await;
+    listed.is_err().then_some(Problem::CrlUnavailable)
 }

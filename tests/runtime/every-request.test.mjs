@@ -41,6 +41,7 @@ test("GET /health without a binding, and APP_VERSION", () =>
     const body = answered(await own.send("GET", "/health"), 200);
     assert.equal(body.ready, false);
     assert.equal(body.readiness.relaySessionNamespaceConfigured, false);
+    assert.deepEqual(body.readiness.problems.map(({ what }) => what), ["binding_missing"]);
     assert.equal(body.version, "9.8.7");
     const agent = await own.agent();
     const refusedUpgrade = await agent.connect().catch((error) => error);

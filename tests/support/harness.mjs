@@ -51,7 +51,7 @@ const NO_TOKENS = { ADMIN_TOKEN: undefined, FEED_TOKEN: undefined };
 
 /**
  * `bindings`: variables over those of wrangler.toml (undefined removes one). `consumer`: over the queues' consumer
- * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out. `second`: the
+ * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out. `migrate`: false leaves D1 empty. `second`: the
  * same worker once more, in an isolate of its own with the same objects and database, at `secondUrl`.
  */
 export async function start(options = {}) {
@@ -95,8 +95,12 @@ export class World {
     this.registry = registryAt(this.registryUrl);
     if (!this.#options.without?.includes("DB")) {
       this.db = databaseAt((await this.#miniflare.unsafeGetDirectURL("database")).href);
-      await applyMigrations(this.db);
+      if (this.#options.migrate !== false) await this.migrate();
     }
+  }
+
+  migrate() {
+    return applyMigrations(this.db);
   }
 
   #miniflareOptions() {

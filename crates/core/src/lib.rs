@@ -14,6 +14,7 @@ pub mod circuit;
 pub mod consume;
 pub mod dead_letter;
 pub mod feed;
+pub mod health;
 pub mod listing;
 pub mod operator_page;
 pub mod pipeline;

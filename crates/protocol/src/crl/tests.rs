@@ -245,15 +245,24 @@ fn bodies() {
         parse_crl_body(br#"{"crl":"a.b.c"}"#),
         Ok(Cow::Borrowed(_))
     ));
-    assert_eq!(
-        parse_crl_body(&vec![b' '; MAX_CRL_BODY_BYTES + 1]),
-        Err(CrlError::Body)
-    );
-    let large = "A".repeat(MAX_CRL_BYTES + 1);
-    assert_eq!(
-        UnverifiedCrl::parse(&large).err(),
-        Some(CrlError::Jws(JwsError::TooLarge))
-    );
+}
+
+/// Each cap at its last byte and one past it. What is read at the cap is refused for its content, if at all.
+#[test]
+fn caps() {
+    // White space around the object is part of the body and no part of the list.
+    let body = |bytes: usize| {
+        let mut body = br#"{"crl":"a.b.c"}"#.to_vec();
+        body.resize(bytes, b' ');
+        parse_crl_body(&body).map(Cow::into_owned)
+    };
+    assert_eq!(body(MAX_CRL_BODY_BYTES), Ok("a.b.c".to_owned()));
+    assert_eq!(body(MAX_CRL_BODY_BYTES + 1), Err(CrlError::Body));
+
+    let list = |bytes: usize| UnverifiedCrl::parse(&"A".repeat(bytes)).err();
+    let refused = |error| Some(CrlError::Jws(error));
+    assert_eq!(list(MAX_CRL_BYTES), refused(JwsError::Segments));
+    assert_eq!(list(MAX_CRL_BYTES + 1), refused(JwsError::TooLarge));
 }
 
 #[test]
