@@ -113,8 +113,7 @@ export class World {
     });
     for (const name of Object.keys(proxy.bindings)) if (proxy.bindings[name] === undefined) delete proxy.bindings[name];
     for (const queue of Object.values(proxy.queueConsumers)) if (queue.deadLetterQueue) Object.assign(queue, consumer);
-    const { REGISTRY_INTERNAL_SERVICE_SECRET = localSecrets().REGISTRY_INTERNAL_SERVICE_SECRET } = proxy.bindings;
-    const registry = registryWorker(proxy, { bindings: { ISSUER, REGISTRY_INTERNAL_SERVICE_SECRET }, sockets: DIRECT });
+    const registry = registryWorker(proxy, { bindings: { ISSUER, ...registrySecret(proxy.bindings) }, sockets: DIRECT });
     for (const kind of ["durableObjects", "d1Databases", "queueProducers"]) {
       for (const name of without) delete proxy[kind][name];
     }
@@ -295,6 +294,12 @@ export class World {
     if (text.includes("panicked") && !mayPanic) throw new Error(`the worker panicked: ${text.match(/.*panicked.*/)[0]}`);
     for (const secret of this.#secrets) if (text.includes(secret)) throw new Error("a log line holds a token");
   }
+}
+
+/** The registry has the secret of the local files, or that of DEPLOYED; any other that the proxy has is a wrong one. */
+function registrySecret({ REGISTRY_INTERNAL_SERVICE_SECRET: ours }) {
+  const deployed = DEPLOYED.REGISTRY_INTERNAL_SERVICE_SECRET;
+  return { REGISTRY_INTERNAL_SERVICE_SECRET: ours === deployed ? deployed : localSecrets().REGISTRY_INTERNAL_SERVICE_SECRET };
 }
 
 /** The workerd processes that this process has started (Linux). */
