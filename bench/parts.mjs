@@ -1,20 +1,21 @@
 // The parts of `npm run bench`. Each gets a `say` for its lines.
 import { Miniflare } from "miniflare";
-import { readFileSync, readdirSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { Agent, pair } from "../tests/support/agent.mjs";
+import { Agent, pair, send } from "../tests/support/agent.mjs";
 import { accepted, percentile, probe } from "../tests/support/expect.mjs";
 import { inWorld } from "../tests/support/harness.mjs";
 import { event } from "../tests/support/revocation.mjs";
 import { ackAll, ulid } from "../tests/support/socket.mjs";
 import { ROOT } from "../scripts/setup.mjs";
 
-export const parts = { request, enqueue, drain, costs, revocation };
+export const parts = { ratios, enqueue, drain, costs, revocation };
 
-const ROOMY = { RELAY_QUEUE_MAX_MESSAGES_PER_AGENT: "10000" };
 const median = (values) => percentile(values, 0.5);
 const ms = (value) => `${value.toFixed(2)} ms`;
+const micros = (value) => `${Math.round(value * 1000)} µs`;
 
 /** CPU of the runtime per call of `one`, milliseconds: the median of `rounds`, each of `count` calls one after the other. */
 async function cpuOf(world, one, count) {
@@ -23,54 +24,87 @@ async function cpuOf(world, one, count) {
   return (world.cpuMs() - before) / count;
 }
 
-/** A warm hook request, held against a worker that does only what none can do without. */
-async function request(say) {
-  const bare = await startBare();
-  await inWorld({ bindings: ROOMY }, async (world) => {
-    const [alice, bob] = await world.agents(2);
+/** Warm operations of every kind, each held against a Worker that does only what none can do without (`floor.js`). */
+async function ratios(say) {
+  const ROUNDS = 6;
+  const COUNT = 150;
+  const bare = await startFloor();
+  await inWorld({ bindings: { LOG_SUCCESS_SAMPLE_RATE: "0.01" } }, async (world) => {
+    const [alice, bob, carol] = await world.agents(3);
     await pair(alice, bob);
-    const ours = async () => accepted(await alice.message(bob, { n: 1 }), { state: "queued" });
-    // The same client, the same bytes: only the far end differs.
-    const client = new Agent({ ...alice, proxyUrl: bare.url });
-    const theirs = () => client.message(bob, { n: 1 });
-    for (let i = 0; i < 100; i++) await Promise.all([ours(), theirs()]);
-    const took = { ours: [], bare: [] };
-    for (let round = 0; round < 8; round++) {
-      took.ours.push(await cpuOf(world, ours, 100));
-      took.bare.push(await cpuOf(bare, theirs, 100));
+    await pair(alice, carol);
+    const sides = {};
+    for (const [side, url] of Object.entries({ ours: world.proxyUrl, floor: bare.url })) {
+      const [from, to, enqueuer] = [alice, bob, alice].map((agent) => new Agent({ ...agent, proxyUrl: url }));
+      const headersOf = (agent) => ({ "x-floor-agent": agent.agentDid });
+      await to.connect({ ...ackAll, headers: headersOf(to) });
+      const silent = new Agent({ ...carol, proxyUrl: url });
+      await silent.connect({ ...ackAll, headers: headersOf(silent) });
+      const socket = await enqueuer.connect({ headers: headersOf(enqueuer) });
+      const hook = async () => {
+        const answer = await from.message(to, { n: 1 });
+        if (answer.status !== 202) throw new Error(answer.text);
+      };
+      sides[side] = {
+        "GET /health": () => send(url, "GET", "/health"),
+        "authenticated, refused for its body": async () => {
+          const answer = await from.message(to, "{");
+          if (answer.status !== 400) throw new Error(answer.text);
+        },
+        "a hook, delivered, one at a time": hook,
+        "a hook, delivered, eight at a time": () => Promise.all(Array.from({ length: 8 }, hook)),
+        "an enqueue frame": enqueueTo(socket, silent),
+      };
     }
-    say(`a hook request, CPU of the runtime: ${ms(median(took.ours))}`);
-    say(`two signatures and two rows in JavaScript: ${ms(median(took.bare))}`);
-    say(`ratio ${(median(took.ours) / median(took.bare)).toFixed(2)}`);
+    const cpu = { ours: world, floor: bare };
+    for (const name of Object.keys(sides.ours)) {
+      const each = name.includes("eight") ? 8 : 1;
+      const took = { ours: [], floor: [] };
+      for (const side of ["ours", "floor"]) for (let n = 0; n < COUNT / each; n++) await sides[side][name]();
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const side of ["ours", "floor"]) took[side].push((await cpuOf(cpu[side], sides[side][name], COUNT / each)) / each);
+      }
+      const [ours, floor] = [median(took.ours), median(took.floor)];
+      say(`${name}: ${micros(ours)}, floor ${micros(floor)}, ratio ${(ours / floor).toFixed(2)}`);
+    }
   });
   await bare.stop();
 }
 
-async function startBare() {
+async function startFloor() {
   const children = () => readdirSync("/proc").filter((pid) => /^\d+$/.test(pid) && isRuntime(pid));
   const isRuntime = (pid) => {
     try {
-      return readFileSync(`/proc/${pid}/stat`, "utf8").includes("(workerd)");
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      return stat.includes("(workerd)") && Number(/\) \S (\d+)/.exec(stat)[1]) === process.pid;
     } catch {
       return false;
     }
   };
   const before = new Set(children());
+  const directory = mkdtempSync(join(tmpdir(), "clawdentity-floor-"));
   const miniflare = new Miniflare({
-    name: "bare",
+    name: "floor",
     compatibilityDate: "2026-04-26",
-    modules: [{ type: "ESModule", path: "bare.js", contents: readFileSync(join(ROOT, "bench/bare.js"), "utf8") }],
-    durableObjects: { ROWS: { className: "Rows", useSQLite: true } },
+    modules: [{ type: "ESModule", path: "floor.js", contents: readFileSync(join(ROOT, "bench/floor.js"), "utf8") }],
+    durableObjects: {
+      NONCES: { className: "Nonces", useSQLite: true },
+      SESSIONS: { className: "Session", useSQLite: true },
+    },
+    durableObjectsPersist: directory,
     unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
     cf: false,
   });
   await miniflare.ready;
   const pids = children().filter((pid) => !before.has(pid));
   return {
-    url: (await miniflare.unsafeGetDirectURL("bare")).href,
+    url: (await miniflare.unsafeGetDirectURL("floor")).href,
     cpuMs: () => pids.flatMap((pid) => readdirSync(`/proc/${pid}/task`).map((id) => `/proc/${pid}/task/${id}/schedstat`))
       .reduce((sum, path) => sum + Number(readFileSync(path, "utf8").split(" ")[0]), 0) / 1e6,
-    stop: () => miniflare.dispose(),
+    stop: async () => {
+      await miniflare.dispose();
+      rmSync(directory, { recursive: true, force: true });
+    },
   };
 }
 

@@ -12,6 +12,7 @@ use worker::{Context, D1Database, Env, Queue, Stub};
 use crate::clock;
 use crate::config::{Config, Fault};
 use crate::log::Log;
+use crate::objects::{self, Address, NoAnswer};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 
@@ -95,24 +96,28 @@ impl App {
         }
     }
 
-    /// The trust object of the agent with this ULID.
+    /// Asks the trust object of this name.
     ///
     /// # Errors
-    /// The binding is missing.
-    pub fn trust_object(&self, agent: Ulid) -> worker::Result<Stub> {
-        self.env
-            .durable_object(binding::PROXY_TRUST_STATE)?
-            .get_by_name(&agent.to_string())
+    /// No answer.
+    pub async fn call_trust(&self, limit_ms: u64, name: String, text: &str) -> Result<String, NoAnswer> {
+        let address = Address {
+            binding: binding::PROXY_TRUST_STATE,
+            name,
+        };
+        objects::call(&self.env, limit_ms, &address, text).await
     }
 
-    /// The object of the same class that has this name.
+    /// Asks the relay session of this agent.
     ///
     /// # Errors
-    /// The binding is missing.
-    pub fn trust_object_named(&self, name: &str) -> worker::Result<Stub> {
-        self.env
-            .durable_object(binding::PROXY_TRUST_STATE)?
-            .get_by_name(name)
+    /// No answer.
+    pub async fn call_relay(&self, limit_ms: u64, agent: &AgentDid, text: &str) -> Result<String, NoAnswer> {
+        let address = Address {
+            binding: binding::AGENT_RELAY_SESSION,
+            name: agent.as_str().to_owned(),
+        };
+        objects::call(&self.env, limit_ms, &address, text).await
     }
 
     /// The relay session of this agent.
@@ -120,17 +125,15 @@ impl App {
     /// # Errors
     /// The binding is missing.
     pub fn relay_object(&self, agent: &AgentDid) -> worker::Result<Stub> {
-        self.relay_object_named(agent.as_str())
+        self.object(binding::AGENT_RELAY_SESSION, agent.as_str())
     }
 
-    /// The session of this name.
+    /// The object of this name, for a request to it.
     ///
     /// # Errors
     /// The binding is missing.
-    pub fn relay_object_named(&self, name: &str) -> worker::Result<Stub> {
-        self.env
-            .durable_object(binding::AGENT_RELAY_SESSION)?
-            .get_by_name(name)
+    pub fn object(&self, binding: &'static str, name: &str) -> worker::Result<Stub> {
+        self.env.durable_object(binding)?.get_by_name(name)
     }
 
     /// D1.

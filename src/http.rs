@@ -5,10 +5,12 @@
 //! body that is too large. `path_and_query` is the text that the client signed. It is taken from the request's URL as
 //! the runtime gives it, and never put together again (docs/wire.md §3).
 
-use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::json;
 use url::Url;
+use wasm_bindgen::JsCast;
+use wasm_bindgen::prelude::wasm_bindgen;
+use wasm_bindgen_futures::JsFuture;
 use worker::{Headers, Request, Response, ResponseBuilder};
 
 use crate::clock;
@@ -19,6 +21,13 @@ use crate::protocol::ids::RequestId;
 
 /// A body must have come within this time.
 const BODY_TIMEOUT_MS: u64 = 10_000;
+
+#[wasm_bindgen(module = "/glue/body.js")]
+extern "C" {
+    /// See the JavaScript.
+    #[wasm_bindgen(js_name = readBody)]
+    fn read_body(message: &web_sys::Request, limit: f64, limit_ms: f64) -> js_sys::Promise;
+}
 
 /// Tells the caller its skew: the proxy's clock minus its own, seconds.
 pub const SKEW_HEADER: &str = "x-claw-clock-skew";
@@ -134,22 +143,18 @@ impl Unread {
     ///
     /// # Errors
     /// 413, 408 after 10 s, or the code of a body that broke off.
-    pub async fn read(mut self) -> Result<Body, ApiError> {
-        if self.request.inner().body().is_none() {
-            return Ok(Body {
-                bytes: Vec::new(),
-                took_ms: 0,
-            });
-        }
+    pub async fn read(self) -> Result<Body, ApiError> {
         let started_ms = clock::now_ms();
-        let read = clock::within_ms(BODY_TIMEOUT_MS, read_body(&mut self.request, self.limit)).await;
-        match read {
-            Some(Ok(bytes)) => Ok(Body {
-                bytes,
+        let read = read_body(self.request.inner(), self.limit as f64, BODY_TIMEOUT_MS as f64);
+        let read = JsFuture::from(read)
+            .await
+            .map_err(|_| ApiError::new(self.broken, "The request body ended early."))?;
+        match read.dyn_ref::<js_sys::Uint8Array>() {
+            Some(bytes) => Ok(Body {
+                bytes: bytes.to_vec(),
                 took_ms: clock::now_ms().saturating_sub(started_ms),
             }),
-            Some(Err(BodyError::TooLarge)) => Err(body_too_large(self.limit)),
-            Some(Err(BodyError::Broken)) => Err(ApiError::new(self.broken, "The request body ended early.")),
+            None if read == "too large" => Err(body_too_large(self.limit)),
             None => Err(ApiError::new(
                 &code::PROXY_BODY_TIMEOUT,
                 "The request body did not arrive in time.",
@@ -181,35 +186,6 @@ impl Incoming {
     pub fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name).ok().flatten()
     }
-}
-
-/// How reading a body can fail.
-enum BodyError {
-    /// Over the limit.
-    TooLarge,
-    /// It broke off.
-    Broken,
-}
-
-/// In one piece where its length is declared, and so within the limit; else piece by piece, to stop at the limit.
-async fn read_body(request: &mut Request, limit: usize) -> Result<Vec<u8>, BodyError> {
-    if request.headers().has("content-length").unwrap_or(false) {
-        let body = request.bytes().await.map_err(|_| BodyError::Broken)?;
-        return match body.len() > limit {
-            true => Err(BodyError::TooLarge),
-            false => Ok(body),
-        };
-    }
-    let mut stream = request.stream().map_err(|_| BodyError::Broken)?;
-    let mut body = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|_| BodyError::Broken)?;
-        if body.len().saturating_add(chunk.len()) > limit {
-            return Err(BodyError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// A JSON answer.

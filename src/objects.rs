@@ -1,79 +1,79 @@
-//! Calls Durable Objects: one POST of a text, and one text back.
+//! Calls Durable Objects: one text to the object's method `call`, and one text back.
 //!
 //! A call has a time limit that includes its retries (`core::retry`). Every call is idempotent, so one whose answer
 //! was lost can be made again. What a call says is defined by each object's own module.
 
 use wasm_bindgen::JsValue;
-use worker::{Method, Request, RequestInit, Response, Stub};
+use wasm_bindgen::prelude::wasm_bindgen;
+use wasm_bindgen_futures::JsFuture;
+use worker::Env;
 
 use crate::clock;
 use crate::core::retry::{CallFailure, retry_pause_ms};
+
+#[wasm_bindgen(module = "/glue/objects.js")]
+extern "C" {
+    /// See the JavaScript.
+    #[wasm_bindgen(js_name = callObject)]
+    fn call_object(
+        env: &JsValue,
+        binding: &str,
+        name: &str,
+        text: &str,
+        limit_ms: f64,
+    ) -> Option<js_sys::Promise>;
+}
+
+/// Where an object is found.
+pub struct Address {
+    /// The binding of its namespace.
+    pub binding: &'static str,
+    /// Its name there.
+    pub name: String,
+}
 
 /// The object gave no answer; the texts are for the log.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoAnswer {
     /// The binding is missing.
-    #[error("{0}")]
-    NoBinding(String),
+    #[error("Binding `{0}` is undefined.")]
+    NoBinding(&'static str),
     /// It may or may not have been done.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Posts `body` to the object that `stub` finds, and returns what it answers with 200.
+/// Asks the object at `address`, and returns its answer.
 ///
 /// # Errors
-/// No such answer within `limit_ms`.
-pub async fn post(
-    limit_ms: u64,
-    url: &str,
-    body: &str,
-    stub: impl Fn() -> worker::Result<Stub>,
-) -> Result<String, NoAnswer> {
-    clock::within_ms(limit_ms, post_until_answered(url, body, stub))
-        .await
-        .unwrap_or_else(|| Err(NoAnswer::Failed("no answer in time".into())))
-}
-
-async fn post_until_answered(
-    url: &str,
-    body: &str,
-    stub: impl Fn() -> worker::Result<Stub>,
-) -> Result<String, NoAnswer> {
+/// No answer within `limit_ms`.
+pub async fn call(env: &Env, limit_ms: u64, address: &Address, text: &str) -> Result<String, NoAnswer> {
+    let started_ms = clock::now_ms();
     let mut failures = 0;
     loop {
-        // A stub whose object failed stays broken: each try takes a fresh one.
-        let stub = stub().map_err(|error| NoAnswer::NoBinding(error.to_string()))?;
-        let error = match post_once(&stub, url, body).await {
-            Ok(mut response) if response.status_code() == 200 => {
-                return response
-                    .text()
-                    .await
-                    .map_err(|error| NoAnswer::Failed(error.to_string()));
+        let left_ms = limit_ms.saturating_sub(clock::now_ms().saturating_sub(started_ms));
+        let asked = call_object(env, address.binding, &address.name, text, left_ms as f64)
+            .ok_or(NoAnswer::NoBinding(address.binding))?;
+        let error = match JsFuture::from(asked).await {
+            Ok(answer) => {
+                return answer
+                    .as_string()
+                    .ok_or_else(|| NoAnswer::Failed("the answer is not a text".into()));
             }
-            Ok(response) => return Err(NoAnswer::Failed(format!("status {}", response.status_code()))),
             Err(error) => error,
         };
         failures += 1;
-        let Some(pause_ms) = retry_pause_ms(failures, failure(&error)) else {
-            return Err(NoAnswer::Failed(error.to_string()));
-        };
-        clock::sleep_ms(pause_ms).await;
+        match retry_pause_ms(failures, failure(&error)) {
+            Some(pause_ms) if pause_ms < left_ms => clock::sleep_ms(pause_ms).await,
+            _ => return Err(NoAnswer::Failed(worker::Error::from(error).to_string())),
+        }
     }
 }
 
-async fn post_once(stub: &Stub, url: &str, body: &str) -> worker::Result<Response> {
-    let mut init = RequestInit::new();
-    init.with_method(Method::Post)
-        .with_body(Some(JsValue::from_str(body)));
-    stub.fetch_with_request(Request::new_with_init(url, &init)?).await
-}
-
 /// The flags are properties of the JavaScript error; what does not have them is not retryable.
-fn failure(error: &worker::Error) -> CallFailure {
-    let original = error.to_js_value();
+fn failure(error: &JsValue) -> CallFailure {
     let flag = |name: &str| {
-        js_sys::Reflect::get(&original, &JsValue::from_str(name)).is_ok_and(|value| value.is_truthy())
+        js_sys::Reflect::get(error, &JsValue::from_str(name)).is_ok_and(|value| value.is_truthy())
     };
     CallFailure {
         retryable: flag("retryable"),

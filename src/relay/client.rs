@@ -6,11 +6,11 @@ use serde_json::json;
 use worker::{Headers, Method, Request, RequestInit, Response};
 
 use super::protocol::{
-    ACK_WAIT_MS, CALL_URL, CONNECT_HEADER, CONNECT_URL, ConnectCall, RelayCall, RelayReply, RelayRequest,
+    ACK_WAIT_MS, CONNECT_HEADER, CONNECT_URL, ConnectCall, RelayCall, RelayReply, RelayRequest,
 };
 use crate::app::App;
 use crate::clock;
-use crate::objects::{self, NoAnswer};
+use crate::objects::NoAnswer;
 use crate::protocol::did::AgentDid;
 
 /// One call, with its retries.
@@ -42,7 +42,7 @@ pub async fn call(app: &App, agent: &AgentDid, call: RelayCall<'_>) -> Result<Re
     })
     .map_err(|_| RelayError::Failed)?;
     let limit_ms = CALL_TIMEOUT_MS + waits_ms;
-    let answer = objects::post(limit_ms, CALL_URL, &body, || app.relay_object(agent)).await;
+    let answer = app.call_relay(limit_ms, agent, &body).await;
     let text = answer.map_err(|error| {
         let fields = json!({ "agentDid": agent.as_str(), "error": error.to_string() });
         app.log.warn("proxy.relay.unavailable", fields);

@@ -5,6 +5,8 @@
 
 use std::rc::Rc;
 
+use wasm_bindgen::JsError;
+use wasm_bindgen::prelude::wasm_bindgen;
 use worker::{
     DurableObject, Env, Request, Response, ResponseBuilder, State, WebSocket, WebSocketIncomingMessage,
     durable_object,
@@ -31,13 +33,11 @@ impl DurableObject for AgentRelaySession {
         let answer = if request.inner().url() == CONNECT_URL {
             self.session.connect(&request).await
         } else {
-            let body = request.text().await?;
-            let Ok(RelayRequest { agent, call }) = serde_json::from_str(&body) else {
-                return Response::error("not a call", 400);
+            // A call by an earlier version, while a deployment is under way.
+            return match self.answer_text(&request.text().await?).await {
+                Ok(reply) => Ok(ResponseBuilder::new().fixed(reply.into_bytes())),
+                Err(text) => Response::error(text, 500),
             };
-            self.answer(&agent, call)
-                .await
-                .and_then(|reply| Ok(ResponseBuilder::new().from_json(&reply)?))
         };
         answer.or_else(|error| {
             log_failure(&error);
@@ -77,7 +77,27 @@ impl DurableObject for AgentRelaySession {
     }
 }
 
+#[wasm_bindgen]
 impl AgentRelaySession {
+    /// A `RelayRequest` as JSON, answered by a `RelayReply` as JSON (`objects`).
+    pub async fn call(&self, text: String) -> Result<String, JsError> {
+        self.answer_text(&text).await.map_err(JsError::new)
+    }
+}
+
+impl AgentRelaySession {
+    /// The error is what the caller may know.
+    async fn answer_text(&self, text: &str) -> Result<String, &'static str> {
+        let RelayRequest { agent, call } = serde_json::from_str(text).map_err(|_| "not a call")?;
+        let answered = self.answer(&agent, call).await;
+        answered
+            .and_then(|reply| serde_json::to_string(&reply).map_err(|error| Failure::new(error.to_string())))
+            .map_err(|error| {
+                log_failure(&error);
+                "the call failed"
+            })
+    }
+
     async fn answer(
         &self,
         agent: &crate::protocol::did::AgentDid,

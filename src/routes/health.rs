@@ -118,11 +118,11 @@ pub async fn handle(app: &App) -> Result<Response, ApiError> {
 async fn look(app: &App, readiness: &Readiness) -> Vec<Problem> {
     let trust = async {
         let there = readiness.trust_state_binding_configured;
-        !there || answers(app, app.trust_object_named(LOOKED_AT)).await
+        !there || answers(app, app.object(binding::PROXY_TRUST_STATE, LOOKED_AT)).await
     };
     let relay = async {
         let there = readiness.relay_session_namespace_configured;
-        !there || answers(app, app.relay_object_named(LOOKED_AT)).await
+        !there || answers(app, app.object(binding::AGENT_RELAY_SESSION, LOOKED_AT)).await
     };
     let database = async {
         match readiness.database_binding_configured {

@@ -9,18 +9,14 @@ use std::cell::RefCell;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use worker::Stub;
-
 use crate::app::App;
 use crate::core::admission::refusals::Refusals;
 use crate::core::admission::{
-    AdmitReply, AdmitRequest, CALL_URL, Changed, CheckReply, EndPairReply, EndedPair, Generation,
-    LiftRequest, PairId, Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation,
-    TrustCall,
+    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, EndedPair, Generation, LiftRequest, PairId,
+    Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
 use crate::core::takeover;
-use crate::objects;
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -205,8 +201,8 @@ pub async fn pair_settled(app: &App, agent: &AgentDid, ended: EndedPair) -> Resu
 /// # Errors
 /// It is not finished, and the next call goes on.
 pub(super) async fn take_over(app: &App) -> Result<(), TrustUnavailable> {
-    let stub = || app.trust_object_named(takeover::OBJECT_NAME);
-    let done: StoreReply = call_at(TAKEOVER_TIMEOUT_MS, stub, &TrustCall::TakeOver {}).await?;
+    let name = takeover::OBJECT_NAME.to_owned();
+    let done: StoreReply = call_named(app, TAKEOVER_TIMEOUT_MS, name, &TrustCall::TakeOver {}).await?;
     match done.stored {
         true => Ok(()),
         false => Err(TrustUnavailable("the import is not finished".into())),
@@ -313,16 +309,18 @@ fn revoked_by(what: RevokedWhat) -> RevokedBy {
 
 async fn call<R: DeserializeOwned>(app: &App, agent: Ulid, call: &TrustCall) -> Result<R, TrustUnavailable> {
     let limit_ms = app.config.trust.state_timeout_ms;
-    call_at(limit_ms, || app.trust_object(agent), call).await
+    call_named(app, limit_ms, agent.to_string(), call).await
 }
 
-async fn call_at<R: DeserializeOwned>(
+async fn call_named<R: DeserializeOwned>(
+    app: &App,
     limit_ms: u64,
-    stub: impl Fn() -> worker::Result<Stub>,
+    name: String,
     call: &TrustCall,
 ) -> Result<R, TrustUnavailable> {
     let body = serde_json::to_string(call).map_err(|error| TrustUnavailable(error.to_string()))?;
-    let text = objects::post(limit_ms, CALL_URL, &body, stub)
+    let text = app
+        .call_trust(limit_ms, name, &body)
         .await
         .map_err(|error| TrustUnavailable(error.to_string()))?;
     serde_json::from_str(&text).map_err(|_| TrustUnavailable("the answer cannot be parsed".into()))

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::wasm_bindgen;
+use wasm_bindgen::{JsError, JsValue};
 use worker::{DurableObject, Env, Request, Response, ResponseBuilder, ScheduledTime, State, durable_object};
 
 use super::ledger::FirstSight;
@@ -74,17 +75,11 @@ impl DurableObject for ProxyTrustState {
         }
     }
 
+    /// A call by an earlier version, while a deployment is under way.
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
-        let body = request.text().await?;
-        let Ok(call) = serde_json::from_str::<TrustCall>(&body) else {
-            return Response::error("not a call", 400);
-        };
-        match self.answer(call).await {
+        match self.answer_text(&request.text().await?).await {
             Ok(reply) => Ok(ResponseBuilder::new().fixed(reply.into_bytes())),
-            Err(Failure(error)) => {
-                Log.error("proxy.trust.failed", json!({ "error": error }));
-                Response::error("the call failed", 500)
-            }
+            Err(text) => Response::error(text, 500),
         }
     }
 
@@ -98,7 +93,24 @@ impl DurableObject for ProxyTrustState {
     }
 }
 
+#[wasm_bindgen]
 impl ProxyTrustState {
+    /// A `TrustCall` as JSON, answered by its reply as JSON (`objects`).
+    pub async fn call(&self, text: String) -> Result<String, JsError> {
+        self.answer_text(&text).await.map_err(JsError::new)
+    }
+}
+
+impl ProxyTrustState {
+    /// The error is what the caller may know.
+    async fn answer_text(&self, text: &str) -> Result<String, &'static str> {
+        let call = serde_json::from_str::<TrustCall>(text).map_err(|_| "not a call")?;
+        self.answer(call).await.map_err(|Failure(error)| {
+            Log.error("proxy.trust.failed", json!({ "error": error }));
+            "the call failed"
+        })
+    }
+
     async fn answer(&self, call: TrustCall) -> Result<String, Failure> {
         let app = self.app()?;
         match call {

@@ -15,8 +15,7 @@ use super::client;
 use super::d1::{self, DbError, Sql, batch, number, query, text};
 use crate::app::App;
 use crate::core::admission::{EndedPair, Generation, PairId};
-use crate::core::relay_queue::calls::{CALL_URL, RelayCall, RelayRequest};
-use crate::objects;
+use crate::core::relay_queue::calls::{RelayCall, RelayRequest};
 use crate::protocol::did::AgentDid;
 
 /// An agent's rows.
@@ -131,7 +130,7 @@ async fn tell_session(app: &App, agent: &AgentDid, generation: Generation) -> Re
     };
     let body = serde_json::to_string(&request).map_err(|error| error.to_string())?;
     let limit_ms = app.config.trust.state_timeout_ms;
-    let told = objects::post(limit_ms, CALL_URL, &body, || app.relay_object(agent)).await;
+    let told = app.call_relay(limit_ms, agent, &body).await;
     told.map(|_| ()).map_err(|error| error.to_string())
 }
 

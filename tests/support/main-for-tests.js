@@ -103,9 +103,11 @@ function watchedObjects(namespace, kind, made) {
   const stub = (target) =>
     wrap(target, {
       async fetch(request) {
-        const { pathname } = new URL(request.url ?? request);
-        const body = pathname === "/call" ? JSON.parse(await request.clone().text()) : undefined;
-        return made(`${kind} ${body ? only(body.call ?? body) : pathname}`, () => target.fetch(request));
+        return made(`${kind} ${new URL(request.url ?? request).pathname}`, () => target.fetch(request));
+      },
+      call(text) {
+        const body = JSON.parse(text);
+        return made(`${kind} ${only(body.call ?? body)}`, () => target.call(text));
       },
     });
   return wrap(namespace, { getByName: (name) => stub(namespace.getByName(name)) });
@@ -191,11 +193,6 @@ function withHooks(Built, told = () => undefined) {
     }
     async fetch(request) {
       const { pathname } = new URL(request.url);
-      if (pathname === "/call") {
-        const body = await request.text();
-        this.own.work = told(JSON.parse(body));
-        request = new Request(request.url, { method: "POST", body });
-      }
       if (pathname === "/__test/sql") {
         return Response.json([...this.ctx.storage.sql.exec(await request.text())]);
       }
@@ -210,6 +207,10 @@ function withHooks(Built, told = () => undefined) {
         this.ctx.abort("wiped by a test");
       }
       return super.fetch(request);
+    }
+    call(text) {
+      this.own.work = told(JSON.parse(text));
+      return super.call(text);
     }
     alarm(info) {
       counts.alarms += 1;

@@ -15,9 +15,6 @@ use clawdentity_protocol::b64;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
-/// The one path of the object.
-pub const CALL_URL: &str = "https://trust/call";
-
 /// What can be asked. Each variant names its reply.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -20,9 +20,6 @@ use clawdentity_protocol::did::{AgentDid, HumanDid};
 use clawdentity_protocol::ids::{GroupId, MessageId, Ulid};
 pub use clawdentity_protocol::receipt::ReceiptStatus;
 
-/// The one path of the object that takes calls.
-pub const CALL_URL: &str = "https://relay/call";
-
 /// The one path of the object that takes a WebSocket upgrade.
 pub const CONNECT_URL: &str = "https://relay/connect";
 
