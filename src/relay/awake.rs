@@ -15,6 +15,7 @@ use super::receipt_tables::MAX_KEPT_RECEIPTS;
 use super::rows::{Identity, Kept};
 use super::tables::Tables;
 use crate::app::App;
+use crate::core::relay_queue::authority::Question;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::rate::Bucket;
 use crate::core::relay_queue::{Change, DeadReason, QueueSettings, RelayQueue};
@@ -25,7 +26,7 @@ use crate::protocol::ids::{MessageId, Ulid};
 const MAX_QUEUED_BYTES: u64 = 128 * 1024 * 1024;
 /// For how long a queue believes that a sender may still send: well under the second that a revocation may take.
 const SENDER_CHECK_MS: u64 = 500;
-/// The pause before a sender is asked about again if there was no answer.
+/// The pause before a sender is asked about again of which nobody could tell.
 const SENDER_RETRY_MS: u64 = 1_000;
 /// After how long receipts that are being sent are looked for again.
 const OUTBOX_LOST_AFTER_MS: u64 = 10_000;
@@ -56,8 +57,8 @@ pub struct Awake {
     pub(super) waiting: HashMap<u64, Vec<oneshot::Sender<()>>>,
     /// `enqueue` frames, whatever socket they came on.
     pub(super) enqueued: Bucket,
-    /// Senders to ask about.
-    pub(super) ask: Vec<AgentDid>,
+    /// What to ask about senders.
+    pub(super) ask: Vec<Question>,
     pub(super) outbox_due_ms: Option<u64>,
     /// The last number of a receipt for this agent's connector.
     pub(super) last_push: u64,
@@ -86,7 +87,7 @@ impl Awake {
         let agent = tables
             .meta(META_AGENT)?
             .and_then(|text| AgentDid::parse(&text).ok());
-        let live = tables.live()?;
+        let live = tables.live(agent.as_ref())?;
         let next_seq = live.last().map_or(1, |last| last.row.seq.saturating_add(1));
         let (rows, identities): (Vec<_>, Vec<_>) = live
             .into_iter()

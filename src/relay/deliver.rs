@@ -20,10 +20,11 @@ use super::drain;
 use super::failure::Failure;
 use super::open_socket::BROKEN;
 use super::protocol::{ACK_WAIT_MS, DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
-use super::rows::{Authority, Identity, Kept, NewMail, Outgoing};
+use super::rows::{AcceptedBy, Identity, Kept, NewMail, Outgoing};
 use super::session::Session;
 use crate::clock;
-use crate::core::relay_queue::{DeadReason, Launch, Offer, Standing, Taken};
+use crate::core::relay_queue::authority::Authority;
+use crate::core::relay_queue::{DeadReason, Launch, Offer, Taken};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
 
@@ -79,9 +80,9 @@ impl Session {
         let app = self.app()?;
         loop {
             let lifts = self.unstored.lifts.get();
-            let standing = drain::standing_of(&app, agent).await;
+            let is_revoked = drain::is_revoked(&app, agent).await;
             if self.unstored.lifts.get() == lifts {
-                return Ok(standing == Standing::Revoked);
+                return Ok(is_revoked);
             }
         }
     }
@@ -140,7 +141,7 @@ impl Awake {
         let expires_at_ms = moment.now_ms.saturating_add(moment.app.config.relay.ttl_ms);
         let offer = Offer {
             sender: call.sender.clone(),
-            notice: call.is_notice(),
+            authority: self.authority_of(call),
             bytes: payload.len() as u64,
             expires_at_ms,
             admitted: call.sender_admitted,
@@ -160,7 +161,9 @@ impl Awake {
             group_id: call.group_id,
             conversation_id: call.conversation_id.as_deref(),
             reply_to: call.reply_to.as_deref(),
-            authority: authority_of(call),
+            jti: call.jti,
+            generation: call.generation,
+            pair_id: call.pair_id.as_ref(),
             payload,
         })?;
         let deliver_id = identity.deliver_id;
@@ -172,6 +175,19 @@ impl Awake {
             }
         }
         Ok(self.placed(Some(seq), call.wait))
+    }
+
+    fn authority_of(&self, call: &DeliverCall<'_>) -> Authority {
+        let accepted_by = AcceptedBy {
+            sender: &call.sender,
+            to: self.agent.as_ref(),
+            delivery_source: call.delivery_source.as_deref(),
+            group_id: call.group_id,
+            pair_id: call.pair_id.clone(),
+            jti: call.jti,
+            generation: call.generation,
+        };
+        accepted_by.authority()
     }
 
     fn send_new(
@@ -233,14 +249,6 @@ impl Awake {
             queue_depth: count(self.queue.depth()),
             connected_sockets: u32::from(self.socket.is_some()),
         }
-    }
-}
-
-fn authority_of(call: &DeliverCall<'_>) -> Authority {
-    Authority {
-        jti: call.jti,
-        generation: call.generation.map(|generation| generation.to_string()),
-        pair_id: call.pair_id.as_ref().map(|id| id.as_str().to_owned()),
     }
 }
 

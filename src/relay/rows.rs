@@ -1,5 +1,8 @@
 //! Messages as types: what is written of one that arrives, what is read of one that is live, and what is kept of any.
 
+use crate::core::admission::{Generation, PairId};
+use crate::core::relay_queue::authority::{Authority, Basis};
+use crate::core::relay_queue::calls::is_notice;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::{Mark, StoredRow, Trouble};
 use crate::protocol::did::AgentDid;
@@ -51,21 +54,14 @@ pub struct NewMail<'a> {
     pub conversation_id: Option<&'a str>,
     /// Fields of the frame.
     pub reply_to: Option<&'a str>,
-    /// What its sender was admitted under.
-    pub authority: Authority,
-    /// The JSON text.
-    pub payload: &'a str,
-}
-
-/// The authority under which a message was accepted. It is checked again before the message is sent (docs/design.md §5.4).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Authority {
     /// The sender's token.
     pub jti: Option<Ulid>,
-    /// The sender's generation, as text.
-    pub generation: Option<String>,
-    /// The pair's id.
-    pub pair_id: Option<String>,
+    /// The sender's generation.
+    pub generation: Option<Generation>,
+    /// The pair by which it was sent.
+    pub pair_id: Option<&'a PairId>,
+    /// The JSON text.
+    pub payload: &'a str,
 }
 
 /// A live message as it is read when the object wakes.
@@ -143,4 +139,33 @@ pub(super) fn read_trouble(mark: Option<&str>, cuts: u32, breaks: u32) -> Troubl
         Some(_) => Mark::Cut,
     };
     Trouble { mark, cuts, breaks }
+}
+
+/// What a message rests on, by what is known of it (docs/design.md §5.4). `to` is the session's agent.
+pub(super) struct AcceptedBy<'a> {
+    pub sender: &'a AgentDid,
+    pub to: Option<&'a AgentDid>,
+    pub delivery_source: Option<&'a str>,
+    pub group_id: Option<GroupId>,
+    pub pair_id: Option<PairId>,
+    pub jti: Option<Ulid>,
+    pub generation: Option<Generation>,
+}
+
+impl AcceptedBy<'_> {
+    pub(super) fn authority(self) -> Authority {
+        if self.delivery_source.is_some_and(is_notice) {
+            return Authority::NOTICE;
+        }
+        let basis = match self.group_id {
+            Some(group) => Basis::Group(group),
+            None if self.to == Some(self.sender) => Basis::Own,
+            None => Basis::Pair(self.pair_id),
+        };
+        Authority {
+            jti: self.jti,
+            generation: self.generation,
+            basis,
+        }
+    }
 }

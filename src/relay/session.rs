@@ -100,8 +100,8 @@ impl Session {
         if let Some(setting) = self.alarm.arm(due_ms, moment.now_ms) {
             self.beside(setting);
         }
-        for sender in ask {
-            self.beside(self.clone().ask_about(sender));
+        for question in ask {
+            self.beside(self.clone().ask_about(question));
         }
         if outbox && !self.emptying_outbox.get() {
             self.beside(self.clone().empty_outbox());

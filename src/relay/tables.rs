@@ -11,9 +11,10 @@ use worker::{SqlStorage, SqlStorageValue};
 
 use super::failure::Failure;
 use super::rows::{
-    Identity, Kept, LiveMail, NewMail, Outgoing, read_state, read_trouble, stored_mark, stored_state,
+    AcceptedBy, Identity, Kept, LiveMail, NewMail, Outgoing, read_state, read_trouble, stored_mark,
+    stored_state,
 };
-use crate::core::relay_queue::calls::is_notice;
+use crate::core::admission::PairId;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::schema::{self, OUTCOMES_PREFIX};
 use crate::core::relay_queue::{StoredRow, Trouble};
@@ -85,8 +86,8 @@ impl Tables {
         }
     }
 
-    /// Every live message, oldest first, without the payloads.
-    pub fn live(&self) -> Result<Vec<LiveMail>, Failure> {
+    /// Every live message for this agent, oldest first, without the payloads.
+    pub fn live(&self, agent: Option<&AgentDid>) -> Result<Vec<LiveMail>, Failure> {
         #[derive(Deserialize)]
         struct Row {
             seq: u64,
@@ -103,16 +104,31 @@ impl Tables {
             expires_at_ms: u64,
             bytes: u64,
             delivery_source: Option<String>,
+            group_id: Option<GroupId>,
+            jti: Option<String>,
+            generation: Option<String>,
+            pair_id: Option<String>,
         }
         let query = "SELECT seq, request_id, sender_did, deliver_id, hash, attempts, due_at_ms, mark, cuts, breaks, \
-                     created_at_ms, expires_at_ms, bytes, delivery_source FROM mail ORDER BY seq";
+                     created_at_ms, expires_at_ms, bytes, delivery_source, group_id, jti, generation, pair_id \
+                     FROM mail ORDER BY seq";
         let rows: Vec<Row> = self.rows(query, vec![])?;
         let live = rows.into_iter().map(|row| {
+            let accepted_by = AcceptedBy {
+                sender: &row.sender_did,
+                to: agent,
+                delivery_source: row.delivery_source.as_deref(),
+                group_id: row.group_id,
+                // What a later version wrote in another form counts as unknown.
+                pair_id: row.pair_id.as_deref().and_then(|id| PairId::parse(id).ok()),
+                jti: row.jti.as_deref().and_then(|jti| Ulid::parse(jti).ok()),
+                generation: row.generation.as_deref().and_then(|text| text.parse().ok()),
+            };
             Ok(LiveMail {
                 row: StoredRow {
                     seq: row.seq,
                     sender: row.sender_did.clone(),
-                    notice: row.delivery_source.as_deref().is_some_and(is_notice),
+                    authority: accepted_by.authority(),
                     bytes: row.bytes,
                     attempts: row.attempts,
                     trouble: read_trouble(row.mark.as_deref(), row.cuts, row.breaks),
@@ -152,9 +168,9 @@ impl Tables {
             new.group_id.map(|id| id.to_string()).into(),
             new.conversation_id.into(),
             new.reply_to.into(),
-            new.authority.jti.map(|jti| jti.to_string()).into(),
-            new.authority.generation.clone().into(),
-            new.authority.pair_id.clone().into(),
+            new.jti.map(|jti| jti.to_string()).into(),
+            new.generation.map(|generation| generation.to_string()).into(),
+            new.pair_id.map(PairId::as_str).into(),
             new.payload.into(),
         ];
         self.run(query, values)

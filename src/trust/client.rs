@@ -12,8 +12,9 @@ use serde_json::json;
 use crate::app::App;
 use crate::core::admission::refusals::Refusals;
 use crate::core::admission::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, EndedPair, Generation, LiftRequest, PairId,
-    Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation, TrustCall,
+    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, EndedPair, Generation,
+    LiftRequest, MailQuestion, PairId, Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply,
+    StoreValidation, TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
 use crate::core::takeover;
@@ -131,6 +132,27 @@ pub async fn check_pair(
         jti,
         peer: peer.cloned(),
         pair_id: pair_id.cloned(),
+        mail: None,
+    };
+    call(app, agent.ulid(), &check).await
+}
+
+/// How an agent stands whose mail to `recipient` waits, and what has ended of what that mail rests on.
+///
+/// # Errors
+/// As `check`.
+pub async fn check_mail(
+    app: &App,
+    agent: &AgentDid,
+    recipient: &AgentDid,
+    question: MailQuestion,
+) -> Result<CheckReply, TrustUnavailable> {
+    let check = TrustCall::Check {
+        agent: agent.clone(),
+        jti: None,
+        peer: Some(recipient.clone()),
+        pair_id: None,
+        mail: Some(question),
     };
     call(app, agent.ulid(), &check).await
 }

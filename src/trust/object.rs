@@ -138,9 +138,25 @@ impl ProxyTrustState {
             }
             TrustCall::Check {
                 agent,
+                peer: Some(peer),
+                mail: Some(question),
+                ..
+            } => {
+                self.ask_record(&app, &agent, None).await?;
+                for jti in &question.tokens {
+                    let token = Some((*jti, token_expiry_ms(None, app.now_ms())));
+                    self.ask_record(&app, &agent, token).await?;
+                }
+                self.step(&app, |machine, now_ms| {
+                    machine.check_mail(now_ms, &peer, &question)
+                })
+            }
+            TrustCall::Check {
+                agent,
                 jti,
                 peer,
                 pair_id,
+                ..
             } => {
                 let token = jti.map(|jti| (jti, token_expiry_ms(None, app.now_ms())));
                 self.ask_record(&app, &agent, token).await?;

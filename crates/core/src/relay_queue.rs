@@ -17,8 +17,8 @@
 //!   in flight is a suspect, and only connections that had proven themselves are held against it.
 //! - **No sender takes another's place.** Shares bound what one sender may have stored and, while others wait, in
 //!   flight. Lanes with less in flight go first. A question about one sender holds up nobody else.
-//! - **A sender is asked about before its waiting mail is sent.** `pump` sends only from lanes whose sender was
-//!   cleared within the last `sender_check_ms`, and names the senders that it has to know about.
+//! - **Authority is asked again before waiting mail is sent** (`authority`). `pump` sends only what was admitted or
+//!   found good within the last `sender_check_ms`, and names what it has to know about, in one question a sender.
 //!
 //! Storage, sockets, clocks, randomness, and which message a frame's id names are the shell's.
 
@@ -28,7 +28,9 @@ use std::rc::Rc;
 
 use crate::backoff::doubled;
 use clawdentity_protocol::did::AgentDid;
+use clawdentity_protocol::ids::GroupId;
 
+pub mod authority;
 pub mod calls;
 pub mod identity;
 pub mod outcome;
@@ -38,9 +40,10 @@ pub mod socket;
 mod types;
 pub mod verdicts;
 
+use self::authority::{Answer, Authority, Basis, MEMBER_BELIEVED_MS, Question, Verdict};
 pub use self::types::{
-    Change, Connection, DeadReason, EndedBy, Launch, Mark, Offer, Pumped, QueueSettings, Standing, StoredRow,
-    Taken, Trouble,
+    Change, Connection, DeadReason, EndedBy, Launch, Mark, Offer, Pumped, QueueSettings, StoredRow, Taken,
+    Trouble,
 };
 
 #[cfg(test)]
@@ -99,7 +102,10 @@ struct Load {
 #[derive(Debug)]
 struct Row {
     sender: Rc<AgentDid>,
-    notice: bool,
+    authority: Authority,
+    /// Its sender was admitted for it, or its authority was found good, so short a time ago that it may be sent until
+    /// then.
+    good_until_ms: u64,
     bytes: u64,
     attempts: u32,
     trouble: Trouble,
@@ -116,14 +122,15 @@ struct Lane {
     /// Without notices.
     load: Load,
     check: Check,
+    /// When its sender was last found to be in which group.
+    groups: HashMap<GroupId, u64>,
 }
 
-/// What a lane knows of its sender.
+/// Whether a lane's sender may be asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
     Unasked,
     Asked { at_ms: u64 },
-    Good { until_ms: u64 },
     Held { until_ms: u64 },
 }
 
@@ -163,7 +170,8 @@ impl RelayQueue {
                 seq,
                 Row {
                     sender,
-                    notice: row.notice,
+                    authority: row.authority,
+                    good_until_ms: 0,
                     bytes: row.bytes,
                     attempts: row.attempts,
                     trouble: row.trouble,
@@ -202,7 +210,11 @@ impl RelayQueue {
             seq,
             Row {
                 sender,
-                notice: offer.notice,
+                authority: offer.authority,
+                good_until_ms: match offer.admitted {
+                    true => now_ms.saturating_add(self.settings.sender_check_ms),
+                    false => 0,
+                },
                 bytes: offer.bytes,
                 attempts: 0,
                 trouble: Trouble::default(),
@@ -226,8 +238,12 @@ impl RelayQueue {
             opened_at_ms: now_ms,
             progress_at_ms: now_ms,
         });
+        // All is asked anew.
         for lane in self.lanes.values_mut() {
             lane.check = Check::Unasked;
+        }
+        for row in self.rows.values_mut() {
+            row.good_until_ms = 0;
         }
         changes
     }
@@ -309,60 +325,77 @@ impl RelayQueue {
                 break;
             }
             let share = self.share();
-            let Some(lane) = self.lanes.get_mut(&head.sender) else {
+            let Some(lane) = self.lanes.get(&head.sender) else {
                 continue;
             };
-            match lane.check_at(now_ms) {
-                Check::Good { .. } => {
-                    let within_share = lane.in_flight < share || (others == 0 && heads.is_empty());
-                    if !within_share || !self.may_go(head.seq) {
-                        others += 1;
-                        continue;
-                    }
-                    pumped.launches.extend(self.launch(head.seq, now_ms));
-                    heads.extend(self.head_of(&head.sender, now_ms).map(Reverse));
-                }
-                Check::Unasked if asked < MAX_ASKED => {
-                    asked += 1;
+            if self.is_good(head.seq, now_ms) {
+                let within_share = lane.in_flight < share || (others == 0 && heads.is_empty());
+                if !within_share || !self.may_go(head.seq) {
                     others += 1;
-                    lane.check = Check::Asked { at_ms: now_ms };
-                    pumped.ask.push(AgentDid::clone(&head.sender));
+                    continue;
                 }
-                Check::Unasked | Check::Asked { .. } => others += 1,
-                Check::Held { .. } => {}
+                pumped.launches.extend(self.launch(head.seq, now_ms));
+                heads.extend(self.head_of(&head.sender, now_ms).map(Reverse));
+                continue;
+            }
+            others += 1;
+            if lane.check_at(now_ms) == Check::Unasked && asked < MAX_ASKED {
+                asked += 1;
+                pumped.ask.push(self.question(lane, &head.sender, now_ms));
+                if let Some(lane) = self.lanes.get_mut(&head.sender) {
+                    lane.check = Check::Asked { at_ms: now_ms };
+                }
             }
         }
         pumped
     }
 
     /// What was learned of a sender that `pump` asked about.
-    pub fn sender_is(&mut self, sender: &AgentDid, standing: Standing, now_ms: u64) -> Vec<Change> {
+    pub fn learn(&mut self, sender: &AgentDid, answer: &Answer, now_ms: u64) -> Vec<Change> {
+        let held = Check::Held {
+            until_ms: now_ms.saturating_add(self.settings.sender_retry_ms),
+        };
         let Some(lane) = self.lanes.get_mut(sender) else {
             return Vec::new();
         };
-        match standing {
-            Standing::Good => {
-                lane.check = Check::Good {
-                    until_ms: now_ms.saturating_add(self.settings.sender_check_ms),
-                };
-                Vec::new()
+        let Answer::Of(known) = answer else {
+            lane.check = held;
+            return Vec::new();
+        };
+        lane.check = Check::Unasked;
+        let found = known
+            .groups
+            .iter()
+            .filter(|(_, is_member)| *is_member == Some(true));
+        lane.groups.extend(found.map(|(group, _)| (*group, now_ms)));
+        let waiting: Vec<u64> = lane.waiting.iter().copied().collect();
+        let mut changes = Vec::new();
+        let mut is_first = true;
+        for seq in waiting {
+            let verdict = self.row_of(seq).map(|(row, lane)| {
+                let is_member = !lane.asks_group(row, now_ms);
+                known.judge(&row.authority, row.created_at_ms, is_member)
+            });
+            match verdict {
+                Some(Verdict::Ended(reason)) => {
+                    changes.extend(self.give_up(seq, reason));
+                    continue;
+                }
+                Some(Verdict::Good) => {
+                    if let Some(row) = self.rows.get_mut(&seq) {
+                        row.good_until_ms = now_ms.saturating_add(self.settings.sender_check_ms);
+                    }
+                }
+                Some(Verdict::Hold) if is_first => {
+                    if let Some(lane) = self.lanes.get_mut(sender) {
+                        lane.check = held;
+                    }
+                }
+                Some(Verdict::Hold | Verdict::Unasked) | None => {}
             }
-            Standing::Unknown => {
-                lane.check = Check::Held {
-                    until_ms: now_ms.saturating_add(self.settings.sender_retry_ms),
-                };
-                Vec::new()
-            }
-            Standing::Revoked => {
-                // Not `Good`: what of it is in flight and comes back is asked about again.
-                lane.check = Check::Unasked;
-                let waiting: Vec<u64> = lane.waiting.iter().copied().collect();
-                waiting
-                    .into_iter()
-                    .filter_map(|seq| self.give_up(seq, DeadReason::SenderRevoked))
-                    .collect()
-            }
+            is_first = false;
         }
+        changes
     }
 
     /// Gives up everything.
@@ -445,7 +478,7 @@ impl RelayQueue {
         let full = |load: Load, messages: usize, bytes: u64| {
             load.messages >= messages || load.bytes.saturating_add(offer.bytes) > bytes
         };
-        if offer.notice {
+        if offer.authority.is_notice() {
             return full(self.notices, most, part);
         }
         let own = self
@@ -476,7 +509,7 @@ impl RelayQueue {
         let lane = self.lanes.get(sender)?;
         let seq = *lane.waiting.first()?;
         let row = self.rows.get(&seq)?;
-        let held = matches!(lane.check_at(now_ms), Check::Held { .. });
+        let held = matches!(lane.check_at(now_ms), Check::Held { .. }) && row.good_until_ms <= now_ms;
         if held || row.due_at_ms > now_ms || self.proof_ms(row).is_some_and(|at_ms| at_ms > now_ms) {
             return None;
         }
@@ -486,6 +519,27 @@ impl RelayQueue {
             seq,
             sender: sender.clone(),
         })
+    }
+
+    /// Whether this message may be sent without asking anybody.
+    fn is_good(&self, seq: u64, now_ms: u64) -> bool {
+        self.rows.get(&seq).is_some_and(|row| row.good_until_ms > now_ms)
+    }
+
+    fn row_of(&self, seq: u64) -> Option<(&Row, &Lane)> {
+        let row = self.rows.get(&seq)?;
+        Some((row, self.lanes.get(&row.sender)?))
+    }
+
+    /// What must be known before this lane's mail may be sent: its first message's, and as much of the others' as fits.
+    fn question(&self, lane: &Lane, sender: &AgentDid, now_ms: u64) -> Question {
+        let mut question = Question::about(sender.clone());
+        for row in lane.waiting.iter().filter_map(|seq| self.rows.get(seq)) {
+            if !question.name(&row.authority, lane.asks_group(row, now_ms)) {
+                break;
+            }
+        }
+        question
     }
 
     /// A suspect goes alone.
@@ -507,9 +561,10 @@ impl RelayQueue {
         let row = self.rows.get(lane.waiting.first()?)?;
         let ready_ms = row.due_at_ms.max(self.proof_ms(row).unwrap_or(0));
         let due_ms = match lane.check_at(now_ms) {
+            _ if row.good_until_ms > ready_ms.max(now_ms) => ready_ms,
             Check::Asked { at_ms } => ready_ms.max(at_ms.saturating_add(ASK_LOST_AFTER_MS)),
             Check::Held { until_ms } => ready_ms.max(until_ms),
-            Check::Unasked | Check::Good { .. } => ready_ms,
+            Check::Unasked => ready_ms,
         };
         // What is due and was left by `pump` waits for an answer, which pumps again.
         (due_ms > now_ms).then_some(due_ms)
@@ -601,7 +656,7 @@ impl RelayQueue {
 
     fn enter(&mut self, seq: u64, row: Row) {
         let lane = self.lanes.entry(row.sender.clone()).or_insert_with(Lane::new);
-        if row.notice {
+        if row.authority.is_notice() {
             self.notices.add(row.bytes);
         } else {
             lane.load.add(row.bytes);
@@ -621,7 +676,7 @@ impl RelayQueue {
         let Some(lane) = self.lanes.get_mut(&row.sender) else {
             return true;
         };
-        if row.notice {
+        if row.authority.is_notice() {
             self.notices.take(row.bytes);
         } else {
             lane.load.take(row.bytes);
@@ -720,15 +775,31 @@ impl Lane {
             in_flight: 0,
             load: Load::default(),
             check: Check::Unasked,
+            groups: HashMap::new(),
         }
     }
 
-    /// What is known now: an answer is believed for its time, a question waited for its time.
+    /// Whether this message is one of a group of which the last answer is too old.
+    fn asks_group(&self, row: &Row, now_ms: u64) -> bool {
+        let Basis::Group(group) = &row.authority.basis else {
+            return false;
+        };
+        // It was accepted because its sender was a member.
+        let answered_ms = self
+            .groups
+            .get(group)
+            .copied()
+            .unwrap_or(0)
+            .max(row.created_at_ms);
+        answered_ms.saturating_add(MEMBER_BELIEVED_MS) <= now_ms
+    }
+
+    /// What holds now: a question is waited for its time, and a hold lasts its time.
     fn check_at(&self, now_ms: u64) -> Check {
         let over = match self.check {
             Check::Unasked => true,
             Check::Asked { at_ms } => at_ms.saturating_add(ASK_LOST_AFTER_MS) <= now_ms,
-            Check::Good { until_ms } | Check::Held { until_ms } => until_ms <= now_ms,
+            Check::Held { until_ms } => until_ms <= now_ms,
         };
         if over { Check::Unasked } else { self.check }
     }

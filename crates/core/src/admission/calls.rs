@@ -49,6 +49,10 @@ pub enum TrustCall {
         /// And has this pair of the two, under which something was let in before, not been ended?
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pair_id: Option<PairId>,
+        /// And what mail of the agent to `peer` rests on: has any of that ended? An object that does not know this question
+        /// does not answer it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mail: Option<MailQuestion>,
     },
     /// The record of this pair was written: read it. `RevokeReply`.
     PairChanged {
@@ -231,6 +235,24 @@ pub struct RevokeReply {
     pub generation: Generation,
 }
 
+/// What waiting mail of one agent rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailQuestion {
+    /// The tokens that it was accepted under.
+    pub tokens: Vec<Ulid>,
+    /// The pairs.
+    pub pairs: Vec<PairId>,
+}
+
+/// What of that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailReply {
+    /// These tokens are revoked, and not because they were reissued.
+    pub ended_tokens: Vec<Ulid>,
+    /// These pairs were ended.
+    pub ended_pairs: Vec<PairId>,
+}
+
 /// How an agent, or a token of it, stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReply {
@@ -253,6 +275,9 @@ pub struct CheckReply {
     /// Its peers, and whether the one that was named is among them.
     #[serde(default)]
     pub peers: PeersReply,
+    /// What has ended of what was asked for mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<MailReply>,
 }
 
 /// What became of the end of a pair.
@@ -394,10 +419,26 @@ mod tests {
                 jti: None,
                 peer: None,
                 pair_id: None,
+                mail: None,
             },
             &format!(r#"{{"check":{{"agent":"{DID}","jti":null}}}}"#),
         );
         let peer = || AgentDid::parse(DID).unwrap();
+        pinned(
+            &TrustCall::Check {
+                agent: agent(),
+                jti: None,
+                peer: Some(peer()),
+                pair_id: None,
+                mail: Some(MailQuestion {
+                    tokens: vec![jti()],
+                    pairs: vec![PairId::unnumbered()],
+                }),
+            },
+            &format!(
+                r#"{{"check":{{"agent":"{DID}","jti":null,"peer":"{DID}","mail":{{"tokens":["01HF7YAT31JZHSMW1CG6Q6MHB7"],"pairs":["unnumbered"]}}}}}}"#
+            ),
+        );
         pinned(
             &TrustCall::PairChanged {
                 agent: agent(),
@@ -517,6 +558,7 @@ mod tests {
                 reissued: false,
                 session_ended_at_ms: None,
                 peers: PeersReply::default(),
+                mail: None,
             },
             r#"{"revoked":null,"generation":"0101010101010101","peers":{"known":"unavailable"}}"#,
         );
@@ -532,8 +574,12 @@ mod tests {
                 reissued: false,
                 session_ended_at_ms: None,
                 peers: PeersReply::default(),
+                mail: Some(MailReply {
+                    ended_tokens: vec![jti()],
+                    ended_pairs: vec![PairId::unnumbered()],
+                }),
             },
-            r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7},"peers":{"known":"unavailable"}}"#,
+            r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7},"peers":{"known":"unavailable"},"mail":{"ended_tokens":["01HF7YAT31JZHSMW1CG6Q6MHB7"],"ended_pairs":["unnumbered"]}}"#,
         );
         pinned(&StoreReply { stored: true }, r#"{"stored":true}"#);
     }

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use super::calls::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, LiftRequest, RevokeReply, RevokeRequest,
-    StoreReply, StoreValidation, Validated, Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, LiftRequest, MailQuestion, MailReply,
+    RevokeReply, RevokeRequest, StoreReply, StoreValidation, Validated, Validations,
 };
 use super::generation::Generation;
 use super::nonces;
@@ -24,8 +24,9 @@ use clawdentity_protocol::ids::Ulid;
 pub const MAX_SEEN_TOKENS: usize = 256;
 /// Access validations that are kept per agent.
 pub const MAX_VALIDATIONS: usize = 4;
-/// Expired rows of tokens are kept this much longer, so that a clock that ran ahead for a while loses none.
-pub const SWEEP_GRACE_MS: u64 = 24 * 3_600_000;
+/// Expired rows of tokens are kept this much longer, so that a clock that ran ahead for a while loses none, and longer than
+/// any mail that was accepted under a token can wait (seven days).
+pub const SWEEP_GRACE_MS: u64 = 8 * 24 * 3_600_000;
 
 /// The end of a pair is remembered for so long: longer than any mail that was let in by it can wait (seven days).
 pub const KEEP_ENDED_MS: u64 = 8 * 24 * 3_600_000;
@@ -583,6 +584,37 @@ impl<T: Tables> Admission<T> {
             },
             session_ended_at_ms: self.session_ended_at_ms,
             peers: self.peers(peer, pair_id)?,
+            mail: None,
+        })
+    }
+
+    /// How the agent stands, and what has ended of what its mail to `peer` rests on.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn check_mail(
+        &self,
+        now_ms: u64,
+        peer: &AgentDid,
+        question: &MailQuestion,
+    ) -> Result<CheckReply, T::Error> {
+        let reply = self.check(now_ms, None, Some(peer), None)?;
+        let mut mail = MailReply::default();
+        for jti in &question.tokens {
+            if self.tables.token_revoked(*jti)? && !self.tables.token_reissued(*jti)? {
+                mail.ended_tokens.push(*jti);
+            }
+        }
+        for pair_id in &question.pairs {
+            if self.tables.has_ended(peer, pair_id)? {
+                mail.ended_pairs.push(pair_id.clone());
+            }
+        }
+        let any_revoked = reply.revoked.is_some() || !mail.ended_tokens.is_empty();
+        Ok(CheckReply {
+            unconfirmed: any_revoked && self.unconfirmed,
+            mail: Some(mail),
+            ..reply
         })
     }
 

@@ -1,5 +1,6 @@
 //! Each promise of `admission` once, with numbers. Random sequences of events are in `simulation`.
 
+use super::machine::SWEEP_GRACE_MS;
 use super::memory::Memory;
 use super::nonces;
 use super::*;
@@ -265,6 +266,54 @@ fn revocations_merge_in_any_order_and_survive_eviction() {
 }
 
 #[test]
+fn what_mail_rests_on_is_asked_in_one_call() {
+    let storage = Memory::default();
+    let mut machine = wake(&storage, NOW_MS);
+    let peer = AgentDid::parse("did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT9").unwrap();
+    let pair = |n: u8| PairId::parse(&format!("pair-{n}")).unwrap();
+    let question = MailQuestion {
+        tokens: vec![jti(1), jti(2), jti(3)],
+        pairs: vec![pair(1), pair(2)],
+    };
+    let unread = machine.check_mail(NOW_MS, &peer, &question).unwrap();
+    assert_eq!(unread.peers.paired, Some(Paired::Unavailable));
+    machine
+        .learn(
+            None,
+            LedgerAnswer::default(),
+            Some(&[(peer.clone(), pair(1))]),
+            generation(1),
+        )
+        .unwrap();
+    let reissued = RevokeRequest {
+        reissued: Some(true),
+        ..revocation(false, &[(2, NOW_MS + 9)])
+    };
+    machine.revoke(&reissued, generation(1)).unwrap();
+    let unconfirmed = RevokeRequest {
+        unconfirmed: true,
+        reissued: Some(false),
+        ..revocation(false, &[(3, NOW_MS + 9)])
+    };
+    machine.revoke(&unconfirmed, generation(1)).unwrap();
+    machine.end_pair(NOW_MS, &agent(), &peer, generation(1)).unwrap();
+    machine.pair_read(&peer, Some(&pair(2)), generation(1)).unwrap();
+    machine.end_session(NOW_MS + 7, generation(4)).unwrap();
+    for _ in 0..2 {
+        let reply = machine.check_mail(NOW_MS, &peer, &question).unwrap();
+        let ended = MailReply {
+            ended_tokens: vec![jti(3)],
+            ended_pairs: vec![pair(1)],
+        };
+        assert_eq!(reply.mail, Some(ended));
+        assert_eq!((reply.revoked, reply.unconfirmed), (None, true));
+        assert_eq!(reply.session_ended_at_ms, Some(NOW_MS + 7));
+        assert_eq!(reply.peers.paired, Some(Paired::Yes(pair(2))));
+        machine = wake(&storage, NOW_MS);
+    }
+}
+
+#[test]
 fn an_expired_tokens_revocation_outlives_a_clock_that_ran_ahead() {
     let storage = Memory::default();
     let mut machine = wake(&storage, NOW_MS);
@@ -279,7 +328,7 @@ fn an_expired_tokens_revocation_outlives_a_clock_that_ran_ahead() {
             .revoked
             .is_some()
     );
-    machine.on_alarm(NOW_MS + 25 * 3_600_000).unwrap();
+    machine.on_alarm(NOW_MS + 2 + SWEEP_GRACE_MS).unwrap();
     assert!(
         machine
             .check(NOW_MS, Some(jti(1)), None, None)

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::authority::Known;
 use super::*;
+use crate::admission::PairId;
+use clawdentity_protocol::ids::Ulid;
 
 mod model;
 
@@ -33,6 +36,39 @@ fn sender(n: u8) -> AgentDid {
     .unwrap()
 }
 
+/// Of a message by a pair, about which only the two need be known.
+fn by_pair() -> Authority {
+    Authority {
+        jti: None,
+        generation: None,
+        basis: Basis::Pair(None),
+    }
+}
+
+fn known(known: Known) -> Answer {
+    Answer::Of(Box::new(known))
+}
+
+fn good() -> Answer {
+    known(Known::good())
+}
+
+fn revoked() -> Answer {
+    known(Known {
+        revoked: true,
+        ..Known::good()
+    })
+}
+
+/// Whom `pump` asks about.
+fn asked(pumped: &Pumped) -> Vec<AgentDid> {
+    pumped
+        .ask
+        .iter()
+        .map(|question| question.sender.clone())
+        .collect()
+}
+
 fn with(settings: QueueSettings) -> RelayQueue {
     RelayQueue::restore(settings, [], 1, None)
 }
@@ -48,7 +84,7 @@ fn offer(queue: &mut RelayQueue, from: u8, now: u64) -> Taken {
 fn offer_of(queue: &mut RelayQueue, from: u8, bytes: u64, now: u64) -> Taken {
     let offer = Offer {
         sender: sender(from),
-        notice: false,
+        authority: by_pair(),
         bytes,
         expires_at_ms: now + HOUR,
         admitted: true,
@@ -70,8 +106,8 @@ fn pump_trusting(queue: &mut RelayQueue, now: u64) -> Vec<u64> {
         if pumped.ask.is_empty() {
             return sent;
         }
-        for sender in &pumped.ask {
-            queue.sender_is(sender, Standing::Good, now);
+        for question in &pumped.ask {
+            queue.learn(&question.sender, &good(), now);
         }
     }
 }
@@ -137,16 +173,31 @@ fn what_can_go_out_at_once_does() {
     );
     let unadmitted = Offer {
         sender: sender(4),
-        notice: false,
+        authority: by_pair(),
         bytes: 1,
         expires_at_ms: HOUR,
         admitted: false,
     };
     assert_eq!(queue.offer(unadmitted, 1), Taken::Queued { seq: 10 });
+    for (sent, acknowledged) in [(6, &[6][..]), (7, &[7, 3])] {
+        let pumped = queue.pump(1);
+        assert_eq!(
+            pumped.launches,
+            [Launch {
+                seq: sent,
+                attempts: 0
+            }]
+        );
+        assert_eq!(pumped.ask, [], "its admission counts as asked");
+        for seq in acknowledged {
+            accept(&mut queue, *seq, 1);
+        }
+    }
+    let pumped = queue.pump(1);
     assert_eq!(
-        queue.pump(1).ask,
-        [sender(2), sender(4), sender(1)],
-        "and then its sender is asked about"
+        (pumped.launches.len(), asked(&pumped)),
+        (0, vec![sender(4)]),
+        "who was not admitted is asked about"
     );
 }
 
@@ -171,7 +222,7 @@ fn each_sender_has_a_share_of_what_may_wait() {
     let notice = |queue: &mut RelayQueue| {
         let offer = Offer {
             sender: sender(1),
-            notice: true,
+            authority: Authority::NOTICE,
             bytes: 1,
             expires_at_ms: HOUR,
             admitted: false,
@@ -598,52 +649,57 @@ fn senders_are_asked_about_before_their_waiting_mail_goes_out() {
     for from in [1, 2, 3, 1] {
         offer(&mut queue, from, 0);
     }
-    queue.connected(0);
-    let pumped = queue.pump(0);
+    queue.connected(500);
+    let pumped = queue.pump(500);
     assert_eq!(
-        (pumped.launches.len(), pumped.ask),
+        (pumped.launches.len(), asked(&pumped)),
         (0, vec![sender(1), sender(2), sender(3)])
     );
-    assert_eq!(queue.pump(1), Pumped::default(), "asked once");
-    queue.sender_is(&sender(2), Standing::Good, 2);
-    let sent: Vec<u64> = queue.pump(2).launches.iter().map(|launch| launch.seq).collect();
+    assert_eq!(queue.pump(501), Pumped::default(), "asked once");
+    queue.learn(&sender(2), &good(), 502);
+    let sent: Vec<u64> = queue.pump(502).launches.iter().map(|launch| launch.seq).collect();
     assert_eq!(sent, [2], "one that is slow to be answered about holds up nobody");
     assert_eq!(
-        queue.sender_is(&sender(1), Standing::Revoked, 3),
+        queue.learn(&sender(1), &revoked(), 503),
         [
             dead(1, DeadReason::SenderRevoked),
             dead(4, DeadReason::SenderRevoked)
         ]
     );
-    queue.sender_is(&sender(3), Standing::Unknown, 3);
-    assert_eq!(queue.pump(3), Pumped::default(), "nobody knows about sender 3");
-    assert_eq!(queue.next_due_ms(3), Some(3 + SECOND));
-    assert_eq!(queue.pump(3 + SECOND).ask, [sender(3)]);
+    queue.learn(&sender(3), &Answer::Nothing, 503);
+    assert_eq!(queue.pump(503), Pumped::default(), "nobody knows about sender 3");
+    assert_eq!(queue.next_due_ms(503), Some(503 + SECOND));
+    assert_eq!(asked(&queue.pump(503 + SECOND)), [sender(3)]);
 }
 
 #[test]
-fn a_good_standing_is_believed_for_its_time_only() {
+fn an_admission_and_an_answer_are_believed_for_their_time_only() {
     let mut queue = empty();
     for _ in 0..10 {
         offer(&mut queue, 1, 0);
     }
     queue.connected(0);
-    assert_eq!(pump_trusting(&mut queue, 0), [1, 2, 3, 4, 5]);
+    let pumped = queue.pump(0);
+    let nothing_sent = (0, vec![sender(1)]);
+    assert_eq!(
+        (pumped.launches.len(), asked(&pumped)),
+        nothing_sent,
+        "a new connection asks anew"
+    );
+    queue.learn(&sender(1), &good(), 0);
+    assert_eq!(queue.pump(0).launches.len(), 5);
     accept(&mut queue, 1, 499);
     assert_eq!(queue.pump(499).launches.len(), 1);
     accept(&mut queue, 2, 500);
     let pumped = queue.pump(500);
-    assert_eq!((pumped.launches.len(), pumped.ask), (0, vec![sender(1)]));
-    queue.sender_is(&sender(1), Standing::Good, 500);
-    queue.connected(501);
-    assert_eq!(queue.pump(501).ask, [sender(1)], "a new connection asks anew");
-    queue.sender_is(&sender(1), Standing::Good, 501);
-    assert_eq!(queue.pump(501).launches.len(), 1);
-    accept(&mut queue, 3, 1_500);
-    assert_eq!(queue.pump(1_500).ask, [sender(1)]);
+    assert_eq!((pumped.launches.len(), asked(&pumped)), (0, vec![sender(1)]));
+    queue.learn(&sender(1), &good(), 700);
+    assert_eq!(queue.pump(1_199).launches.len(), 1);
+    accept(&mut queue, 3, 1_200);
+    assert_eq!(asked(&queue.pump(1_200)), [sender(1)]);
     // An answer that is lost is asked for again.
-    assert_eq!(queue.next_due_ms(1_500), Some(1_500 + ASK_LOST_AFTER_MS));
-    assert_eq!(queue.pump(1_500 + ASK_LOST_AFTER_MS).ask, [sender(1)]);
+    assert_eq!(queue.next_due_ms(1_200), Some(1_200 + ASK_LOST_AFTER_MS));
+    assert_eq!(asked(&queue.pump(1_200 + ASK_LOST_AFTER_MS)), [sender(1)]);
 }
 
 #[test]
@@ -652,11 +708,97 @@ fn only_so_many_senders_are_asked_about_at_once() {
     for from in 0..40 {
         offer(&mut queue, from, 0);
     }
-    queue.connected(0);
-    assert_eq!(queue.pump(0).ask.len(), MAX_ASKED);
-    queue.sender_is(&sender(0), Standing::Good, 1);
-    let pumped = queue.pump(1);
-    assert_eq!((pumped.launches.len(), pumped.ask), (1, vec![sender(16)]));
+    queue.connected(500);
+    assert_eq!(queue.pump(500).ask.len(), MAX_ASKED);
+    queue.learn(&sender(0), &good(), 501);
+    let pumped = queue.pump(501);
+    assert_eq!((pumped.launches.len(), asked(&pumped)), (1, vec![sender(16)]));
+}
+
+/// One question covers all that waits of a sender, whatever it was accepted under; what has ended goes, what nobody can tell
+/// about holds up what is behind it, and what came after the question is asked about later.
+#[test]
+fn one_question_covers_a_senders_mail() {
+    let jti = |n: u8| Ulid::from_parts(1, [n; 10]);
+    let pair = |n: u8| PairId::parse(&format!("pair-{n}")).unwrap();
+    let group = GroupId::parse(&format!("grp_{}", jti(9))).unwrap();
+    let mut queue = empty();
+    let offer = |queue: &mut RelayQueue, token: u8, basis: Basis, now: u64| {
+        let authority = Authority {
+            jti: Some(jti(token)),
+            generation: None,
+            basis,
+        };
+        let offer = Offer {
+            sender: sender(1),
+            authority,
+            bytes: 1,
+            expires_at_ms: now + HOUR,
+            admitted: true,
+        };
+        queue.offer(offer, now)
+    };
+    offer(&mut queue, 1, Basis::Pair(Some(pair(1))), 0);
+    offer(&mut queue, 2, Basis::Pair(Some(pair(1))), 0);
+    offer(&mut queue, 1, Basis::Pair(Some(pair(2))), 0);
+    offer(&mut queue, 1, Basis::Own, 0);
+    offer(&mut queue, 1, Basis::Group(group), 0);
+    offer(&mut queue, 1, Basis::Own, 0);
+    let later = MEMBER_BELIEVED_MS;
+    queue.connected(later - 1);
+    assert_eq!(
+        queue.pump(later - 1).ask[0].groups,
+        [],
+        "its membership is believed"
+    );
+    queue.connected(later);
+    let question = Question {
+        sender: sender(1),
+        tokens: vec![jti(1), jti(2)],
+        pairs: vec![pair(1), pair(2)],
+        groups: vec![group],
+    };
+    assert_eq!(queue.pump(later).ask, [question]);
+    offer(&mut queue, 3, Basis::Own, later);
+    let ended_in_part = Known {
+        tokens: vec![(jti(1), false), (jti(2), true)],
+        pairs: vec![(pair(1), false), (pair(2), true)],
+        groups: vec![(group, None)],
+        ..Known::good()
+    };
+    assert_eq!(
+        queue.learn(&sender(1), &known(ended_in_part.clone()), later),
+        [
+            dead(2, DeadReason::SenderTokenRevoked),
+            dead(3, DeadReason::PairEnded)
+        ]
+    );
+    let sent = |pumped: &Pumped| {
+        pumped
+            .launches
+            .iter()
+            .map(|launch| launch.seq)
+            .collect::<Vec<_>>()
+    };
+    let pumped = queue.pump(later);
+    assert_eq!(sent(&pumped), [1, 4], "5 is held, and 6 and 7 wait behind it");
+    assert_eq!(asked(&pumped), [sender(1)], "it is asked about once more");
+    queue.learn(&sender(1), &known(ended_in_part), later);
+    assert_eq!(queue.pump(later), Pumped::default());
+    assert_eq!(queue.next_due_ms(later), Some(later + SECOND));
+    let again = &queue.pump(later + SECOND).ask[0];
+    assert_eq!(
+        (&again.tokens[..], &again.groups[..]),
+        (&[jti(1), jti(3)][..], &[group][..])
+    );
+    let all_good = Known {
+        tokens: vec![(jti(1), false), (jti(3), false)],
+        groups: vec![(group, Some(true))],
+        ..Known::good()
+    };
+    assert_eq!(queue.learn(&sender(1), &known(all_good), later + SECOND), []);
+    let pumped = queue.pump(later + SECOND);
+    assert_eq!((sent(&pumped), pumped.ask), (vec![5, 6, 7], vec![]));
 }
 
 #[test]
@@ -680,7 +822,7 @@ fn what_is_stored_comes_back() {
     let row = |seq, attempts, mark, due_at_ms| StoredRow {
         seq,
         sender: sender(1),
-        notice: false,
+        authority: by_pair(),
         bytes: 10,
         attempts,
         trouble: Trouble {
@@ -761,13 +903,9 @@ fn the_alarm_never_fires_in_a_loop() {
             queue.disconnected(EndedBy::Us, now);
             queue.connected(now);
         }
-        for sender in queue.pump(now).ask {
-            let standing = if alarms % 2 == 0 {
-                Standing::Good
-            } else {
-                Standing::Unknown
-            };
-            queue.sender_is(&sender, standing, now);
+        for question in queue.pump(now).ask {
+            let answer = if alarms % 2 == 0 { good() } else { Answer::Nothing };
+            queue.learn(&question.sender, &answer, now);
         }
         queue.pump(now);
     }

@@ -1,5 +1,6 @@
 //! What goes into a relay queue and what comes out of it.
 
+use super::authority::{Authority, Question};
 use clawdentity_protocol::did::AgentDid;
 
 /// What an operator may set of a queue (docs/wire.md §9). Durations in milliseconds.
@@ -34,8 +35,8 @@ pub struct StoredRow {
     pub seq: u64,
     /// Who sent it.
     pub sender: AgentDid,
-    /// It is a notice of the system, which no sender's share is charged for.
-    pub notice: bool,
+    /// What it was accepted under. No sender's share is charged for a notice of the system.
+    pub authority: Authority,
     /// Its payload's size.
     pub bytes: u64,
     /// How often it was refused.
@@ -98,8 +99,8 @@ pub enum EndedBy {
 pub struct Offer {
     /// Who sends it.
     pub sender: AgentDid,
-    /// See `StoredRow::notice`.
-    pub notice: bool,
+    /// See `StoredRow`.
+    pub authority: Authority,
     /// Its payload's size.
     pub bytes: u64,
     /// Unix milliseconds.
@@ -177,6 +178,14 @@ pub enum DeadReason {
     RecipientRevoked,
     /// The agent that sent it was revoked.
     SenderRevoked,
+    /// The token that it was sent with was.
+    SenderTokenRevoked,
+    /// Its sender's owner ended the session in which it was sent.
+    SenderSessionEnded,
+    /// The pair by which it was sent has ended.
+    PairEnded,
+    /// Its sender is no longer in the group in which it was sent.
+    SenderLeftGroup,
 }
 
 impl DeadReason {
@@ -188,6 +197,10 @@ impl DeadReason {
             Self::ConnectorBroke => "connector_broke",
             Self::RecipientRevoked => "recipient_revoked",
             Self::SenderRevoked => "sender_revoked",
+            Self::SenderTokenRevoked => "sender_token_revoked",
+            Self::SenderSessionEnded => "sender_session_ended",
+            Self::PairEnded => "pair_ended",
+            Self::SenderLeftGroup => "sender_left_group",
         }
     }
 }
@@ -197,17 +210,6 @@ impl DeadReason {
 pub struct Pumped {
     /// Remember and send these, in this order.
     pub launches: Vec<Launch>,
-    /// Ask whether these senders may still send, and tell `sender_is`.
-    pub ask: Vec<AgentDid>,
-}
-
-/// What is known of a sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Not revoked, just now.
-    Good,
-    /// Revoked.
-    Revoked,
-    /// Nobody could tell.
-    Unknown,
+    /// Ask these, and tell `learn`.
+    pub ask: Vec<Question>,
 }
