@@ -31,7 +31,13 @@ for (const Connector of [RustConnector, TypeScriptConnector]) {
     await world.hurryTimers(50); // the hooks' 15 s pass in 0.3 s
     const connector = new Connector(bob, { webhook: () => sleep(500), postsReceipts: true });
     const ids = range(8).map(() => ulid());
-    for (const n of range(8)) accepted(await alice.message(bob, { n }, { headers: { "x-request-id": ids[n] } }));
+    for (const n of range(8)) {
+      // While timers hurry, an answer may seem lost: its sender calls again.
+      await eventually(async () => {
+        const answer = await alice.message(bob, { n }, { headers: { "x-request-id": ids[n] } });
+        return answer.status !== 502 && accepted(answer);
+      });
+    }
     await world.hurryTimers(1);
     await eventually(async () => (await stateOf(alice, ids[7], bob)).state === "delivered_to_webhook", { what: "the last" });
     assert.deepEqual(numbers(connector), range(8));
@@ -73,8 +79,9 @@ test("the one message that breaks connections is given up alone, and the four be
     });
     // What was read before the break and not acknowledged may come again.
     const arrived = () => [...new Set(numbers(connector))];
-    await eventually(() => arrived().length === 4, { what: "the others" });
-    assert.deepEqual(arrived().sort(), [0, 1, 3, 4], "what was in flight with it came, and nobody waits but its sender");
+    // 4 may have been read with it, before the break; if not, it waits behind it like 5.
+    await eventually(() => [0, 1, 3].every((n) => arrived().includes(n)), { what: "the others" });
+    assert.ok(!arrived().includes(5), "nobody waits but its sender");
     // Each time a connection has lived for 30 s, it is tried again, three times in all.
     for (let tries = 0; tries < 3; tries++) {
       const before = connector.closes.length;
@@ -93,6 +100,7 @@ test("the one message that breaks connections is given up alone, and the four be
     }
     await eventually(() => arrived().length === 5, { what: "what its sender sent after it" });
     assert.equal(arrived().at(-1), 5);
+    assert.ok(arrived().includes(4));
     const { state, reason } = await stateOf(alice, ids[2], bob, { timestamp: nowSeconds() + offset });
     assert.deepEqual([state, reason], ["dead_lettered", "connector_broke"]);
     await connector.stop();
