@@ -33,7 +33,7 @@ const OUTBOX_LOST_AFTER_MS: u64 = 10_000;
 /// How long after their expiry receipts are swept, so that one sweep takes many.
 const SWEEP_SLACK_MS: u64 = 60_000;
 /// `meta`: the agent whose session this is.
-const META_AGENT: &str = "agent";
+pub(super) const META_AGENT: &str = "agent";
 /// `meta`: since when the agent is revoked, Unix milliseconds.
 const META_REVOKED: &str = "revoked";
 /// `meta`: the level of the agent's `enqueue` bucket, while there is no socket to remember it.

@@ -44,7 +44,7 @@ impl Session {
         agent: &AgentDid,
         call: DeliverCall<'_>,
     ) -> Result<RelayReply, Failure> {
-        let revoked = self.is_unused()? && self.is_revoked(agent).await?;
+        let revoked = self.is_new()? && self.is_revoked(agent).await?;
         let placed = self.step(|awake, moment| {
             awake.belongs_to(agent);
             if (revoked || self.unstored.revoked.get()) && !awake.revoked {

@@ -21,6 +21,7 @@ use super::awake::{Awake, Moment};
 use super::failure::{Failure, log_failure};
 use super::open_socket::{self, BROKEN, OpenSocket, Underway};
 use super::tables::Tables;
+use super::takeover::Earlier;
 use super::turns::Turns;
 use crate::app::App;
 use crate::clock;
@@ -30,6 +31,8 @@ use crate::core::relay_queue::verdicts::Verdicts;
 pub struct Session {
     pub(super) state: State,
     env: Env,
+    /// What an earlier proxy kept for the agent.
+    earlier: Earlier,
     awake: RefCell<Option<Awake>>,
     alarm: Rc<Alarm>,
     /// What a revocation must find although it is not an open socket.
@@ -56,7 +59,9 @@ pub(super) struct Unstored {
 impl Session {
     /// Reads nothing before it is needed.
     pub fn new(state: State, env: Env) -> Self {
+        let (earlier, state) = Earlier::of(state);
         Self {
+            earlier,
             alarm: Rc::new(Alarm::new(state.storage())),
             state,
             env,
@@ -140,6 +145,11 @@ impl Session {
 
     /// Whether nothing was ever stored here. Read-only calls must not create storage: any caller can query any agent.
     pub fn is_unused(&self) -> Result<bool, Failure> {
+        Ok(self.is_new()? && self.earlier.is_empty()?)
+    }
+
+    /// Whether nothing was ever stored here by this proxy, whatever an earlier one left.
+    pub fn is_new(&self) -> Result<bool, Failure> {
         let is_awake = self.awake.try_borrow().is_ok_and(|awake| awake.is_some());
         Ok(!is_awake && !Tables::exist(&self.state.storage().sql())?)
     }
@@ -168,7 +178,8 @@ impl Session {
 
     fn wake(&self, moment: &Moment) -> Result<Awake, Failure> {
         let sql = self.state.storage().sql();
-        let tables = Tables::open(sql, moment.app.config.relay.ttl_ms, moment.now_ms)?;
+        let mut tables = Tables::open(sql, moment.app.config.relay.ttl_ms, moment.now_ms)?;
+        self.earlier.take_over(&mut tables, moment)?;
         let socket = self.open_sockets().max_by_key(|socket| socket.it.opened_at_ms);
         Awake::restore(tables, socket, moment)
     }

@@ -218,6 +218,13 @@ export class World {
     if (answer.status !== 200) throw new Error(answer.text);
     return answer.json;
   }
+  /** Puts values under these keys of an object's key-value storage -> all that is there. */
+  async keep(binding, name, values = {}) {
+    const path = `/__test/keep?binding=${binding}&name=${encodeURIComponent(name)}`;
+    const answer = await this.send("POST", path, { body: JSON.stringify(values) });
+    if (answer.status !== 200) throw new Error(answer.text);
+    return answer.json;
+  }
   /** The names of an object's tables that are LIKE this. */
   async tables(binding, name, like) {
     const rows = await this.sql(binding, name, `SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '${like}'`);
@@ -241,10 +248,10 @@ export class World {
    * A piece of work is what the request of this id, or the event of this id, asks of the worker; of its calls to D1 and to
    * objects the one numbered `at` (from 0) is lost, "before" it was done or "after"; or it is "held" back until
    * `release`, or only its answer is ("late"). An event needs `maxBatchSize: 1`. What an agent's trust object asks of D1 is
-   * the work `trust:<ULID>`.
+   * the work `trust:<ULID>`. `on`: so are all calls after it.
    */
-  async lose(work, at, when) {
-    await this.send("GET", `/__test/lose?of=${work}&at=${at}&when=${when}`);
+  async lose(work, at, when, { on = false } = {}) {
+    await this.send("GET", `/__test/lose?of=${work}&at=${at}&when=${when}&on=${on}`);
   }
   async release(work) {
     await this.send("GET", `/__test/release?of=${work}`);

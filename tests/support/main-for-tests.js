@@ -76,7 +76,7 @@ function callsOf(work) {
     };
     await released("held");
     const loss = losses.get(work);
-    if (loss?.at !== at) return run();
+    if (loss?.at !== at && !(loss?.on && at > loss.at)) return run();
     if (loss.when === "late") {
       const answer = await run();
       await released("late");
@@ -196,6 +196,11 @@ function withHooks(Built, told = () => undefined) {
       if (pathname === "/__test/sql") {
         return Response.json([...this.ctx.storage.sql.exec(await request.text())]);
       }
+      if (pathname === "/__test/keep") {
+        const values = await request.json();
+        if (Object.keys(values).length > 0) await this.ctx.storage.put(values);
+        return Response.json(Object.fromEntries(await this.ctx.storage.list()));
+      }
       if (pathname === "/__test/alarm") {
         await this.alarm();
         return new Response(null, { status: 204 });
@@ -241,7 +246,8 @@ export default {
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/lose") {
-      losses.set(url.searchParams.get("of"), { at: Number(url.searchParams.get("at")), when: url.searchParams.get("when") });
+      const { of, at, when, on } = Object.fromEntries(url.searchParams);
+      losses.set(of, { at: Number(at), when, on: on === "true" });
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/release") {
@@ -279,10 +285,10 @@ export default {
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/died") return Response.json(dying.died !== undefined);
-    if (url.pathname === "/__test/sql") {
+    if (["/__test/sql", "/__test/keep"].includes(url.pathname)) {
       const namespace = env[url.searchParams.get("binding")];
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
-      return stub.fetch("https://object/__test/sql", { method: "POST", body: await request.text() });
+      return stub.fetch(`https://object${url.pathname}`, { method: "POST", body: await request.text() });
     }
     if (["/__test/abort", "/__test/wipe", "/__test/alarm"].includes(url.pathname)) {
       const namespace = env[url.searchParams.get("binding")];

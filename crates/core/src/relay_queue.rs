@@ -37,6 +37,7 @@ pub mod outcome;
 pub mod rate;
 pub mod schema;
 pub mod socket;
+pub mod takeover;
 mod types;
 pub mod verdicts;
 

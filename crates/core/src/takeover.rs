@@ -16,6 +16,9 @@ use clawdentity_protocol::ticket::Ticket;
 /// The name of the object that kept them.
 pub const OBJECT_NAME: &str = "global-trust";
 
+/// The id of every pair that is taken over: it is enough that ids differ between the same two agents.
+pub const PAIR_ID: &str = "imported";
+
 const PAIRS: &str = "trust:pairs";
 const REVOKED: &str = "trust:revoked-agents";
 const OPEN: &str = "trust:pairing-tickets";
