@@ -180,6 +180,7 @@ async fn serve_admin(app: &App, route: AdminRoute, head: Head, unread: Unread) -
         AdminRoute::Lift => admin::lift::handle(app, incoming).await,
         AdminRoute::Reconcile => admin::reconcile::handle(app).await,
         AdminRoute::RefreshKeys => admin::keys::handle(app).await,
+        AdminRoute::Import => admin::import::handle(app).await,
         AdminRoute::Status => admin::status::handle(app, incoming).await,
         AdminRoute::DeadLetters => admin::dead_letters::list(app, incoming).await,
         AdminRoute::DeadLetter => admin::dead_letters::show(app, incoming).await,

@@ -4,6 +4,7 @@
 //! `revocation` and read from the ledger. These files parse the request and write the answer.
 
 pub mod dead_letters;
+pub mod import;
 pub mod keys;
 pub mod lift;
 pub mod list;

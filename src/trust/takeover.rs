@@ -137,23 +137,28 @@ pub(super) async fn run(app: &App, storage: &Storage) -> Result<(), DbError> {
     }
 }
 
-/// How far it is, as JSON for an operator; null where nothing has asked for it yet.
+/// How far it is, as JSON for an operator.
 ///
 /// # Errors
 /// D1 gave no answer.
 pub async fn status(app: &App) -> Result<Value, DbError> {
     let rows: Vec<Progress> = query(app, app.config.trust.timeout_ms, Sql::new(POSITION, [])).await?;
-    Ok(rows.first().map_or(Value::Null, |at| {
-        // Each direction of a pair is a row.
-        json!({
-            "finished": at.finished_at_ms.is_some(),
-            "pairs": at.pairs as u64 / 2,
-            "tickets": at.tickets as u64,
-            "revocations": at.revocations as u64,
-            "skipped": at.skipped as u64,
-            "startedAtMs": at.started_at_ms as u64,
-            "finishedAtMs": at.finished_at_ms.map(|at| at as u64),
-        })
+    let Some(at) = rows.first() else {
+        return Ok(json!({ "state": "notBegun" }));
+    };
+    let state = match at.finished_at_ms {
+        Some(_) => "finished",
+        None => "running",
+    };
+    // Each direction of a pair is a row.
+    Ok(json!({
+        "state": state,
+        "pairs": at.pairs as u64 / 2,
+        "tickets": at.tickets as u64,
+        "revocations": at.revocations as u64,
+        "skipped": at.skipped as u64,
+        "startedAtMs": at.started_at_ms as u64,
+        "finishedAtMs": at.finished_at_ms.map(|at| at as u64),
     }))
 }
 

@@ -30,8 +30,8 @@ function place(t, account = {}) {
   const directory = mkdtempSync(join(tmpdir(), "operate-"));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const config = join(directory, "wrangler.toml");
-  // Without a database id of dev, whatever the tree's own file has by now.
-  const toml = readFileSync(join(ROOT, "wrangler.toml"), "utf8");
+  // Without a database id of dev, whatever the tree's own file has by now, and without the custom domains, as in a fork.
+  const toml = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^routes = .*\n/gm, "");
   writeFileSync(config, toml.replace(/(database_name = "clawdentity-proxy-dev"\n)database_id = .*\n/, "$1"));
   const file = join(directory, "account.json");
   const fresh = { calls: [], queues: [], databases: [], secrets: {}, versions: [], worker: false };

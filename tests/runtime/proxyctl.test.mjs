@@ -80,7 +80,9 @@ test("a token and a session", async () => {
   const socket = await session.connect();
   done(await proxyctl(`revoke token ${token.aitJti} --agent ${token.agentDid} --expires-at 2099-01-02T03:04:05Z`));
   refused(await probeNow(token), 401, "PROXY_AUTH_REVOKED");
-  done(await proxyctl(`revoke session ${session.agentDid}`));
+  const ended = await proxyctl(`revoke session ${session.agentDid}`);
+  assert.equal(ended.code, 0);
+  assert.match(ended.err, /the registry is asked anew and may let the agent in again/i);
   assert.equal((await socket.closed).code, 1008);
   admitted(await probeNow(session));
 });

@@ -103,10 +103,9 @@ async function allIsThere(world, { one, two, three, revoked, kept }) {
     assert.equal(answered(await two.post("/pair/status", { ticket }), 200).status, "confirmed");
     refused(await three.post("/pair/confirm", { ticket, responderProfile: PROFILE }), 409, "PROXY_PAIR_TICKET_ALREADY_CONFIRMED");
   }
-  const status = answered(await asOperator(world, "GET", "/admin/v1/status"), 200);
-  const { startedAtMs, finishedAtMs, ...imported } = status.import;
+  const { startedAtMs, finishedAtMs, ...imported } = answered(await asOperator(world, "GET", "/admin/v1/import"), 200);
   assert.ok(finishedAtMs >= startedAtMs);
-  assert.deepEqual(imported, { finished: true, pairs: PAIRS, tickets: 10, revocations: 5, skipped: 0 });
+  assert.deepEqual(imported, { state: "finished", pairs: PAIRS, tickets: 10, revocations: 5, skipped: 0 });
 }
 
 const OPTIONS = { hooks: true, bindings: { ADMIN_TOKEN: ADMIN, REGISTRY_URL: ISSUER } };
@@ -124,6 +123,8 @@ test("interrupted at each of its steps, it goes on, and until its end nobody is 
   inWorld(OPTIONS, async (world) => {
     const its = await prepared(world);
     const { one, two } = its;
+    const state = async () => answered(await asOperator(world, "GET", "/admin/v1/import"), 200).state;
+    assert.equal(await state(), "notBegun");
     const madeUp = ticketOf(one, new URL(world.proxyUrl).origin).ticket;
     let interrupted = 0;
     for (; ; interrupted++) {
@@ -136,7 +137,9 @@ test("interrupted at each of its steps, it goes on, and until its end nobody is 
       }
       const told = await one.message(two, { n: "too early" });
       assert.deepEqual([told.status, told.json.error?.details], [403, { reason: "trust_store_unavailable" }]);
+      assert.notEqual(await state(), "finished");
     }
+    assert.equal(await state(), "finished");
     assert.ok(interrupted >= 10, `interrupted ${interrupted} times`);
     await world.release("trust:import");
     await world.killAndRestart();
@@ -203,4 +206,52 @@ test("a pair that is removed does not come back, and the old storage stays for t
     accepted(await two.message(one, {}));
     const kept = await world.keep("PROXY_TRUST_STATE", "global-trust");
     assert.equal(kept["trust:pairs"].length, PAIRS);
+  }));
+
+// A script with the classes of the TypeScript proxy, which reads and writes their storage as that does.
+const EARLIER = `
+import { DurableObject } from "cloudflare:workers";
+class Kept extends DurableObject {
+  async fetch(request) {
+    for (const [key, value] of Object.entries(await request.json())) await this.ctx.storage.put(key, value);
+    return Response.json(Object.fromEntries(await this.ctx.storage.list()));
+  }
+}
+export class AgentRelaySession extends Kept {}
+export class ProxyTrustState extends Kept {}
+export class RevocationFeed extends DurableObject {}
+export default {
+  fetch(request, env) {
+    const { searchParams } = new URL(request.url);
+    return env[searchParams.get("binding")].getByName(searchParams.get("name")).fetch(request);
+  },
+};`;
+
+test("forward, back and forward again on the same storage: nothing is lost, and no mail is sent twice", () =>
+  inWorld({ instead: EARLIER, ...OPTIONS }, async (world) => {
+    const its = await prepared(world);
+    const { one, two, three } = its;
+    const written = await world.keep("PROXY_TRUST_STATE", "global-trust");
+
+    await world.restart({ instead: undefined });
+    world.adopt(one, two, three, its.revoked);
+    await allIsThere(world, its);
+    accepted(await one.message(two, { from: "here" }), { state: "queued" });
+
+    await world.restart({ instead: EARLIER });
+    assert.deepEqual(await world.keep("PROXY_TRUST_STATE", "global-trust"), written, "it finds its trust state as it was");
+    const mail = await world.keep("AGENT_RELAY_SESSION", two.agentDid);
+    assert.deepEqual(Object.keys(mail), [], "it sends none of the mail again");
+    const delivery = {
+      deliveryId: ulid(), requestId: "request-from-there", senderAgentDid: one.agentDid, recipientAgentDid: two.agentDid,
+      payload: { from: "there" }, createdAtMs: Date.now(), attemptCount: 0, expiresAtMs: Date.now() + 3600_000, nextAttemptAtMs: Date.now(),
+    };
+    await world.keep("AGENT_RELAY_SESSION", two.agentDid, { "relay:delivery-queue": { deliveries: [delivery], receipts: {} } });
+
+    await world.restart({ instead: undefined });
+    world.adopt(one, two, three);
+    const socket = await two.connect(ackAll);
+    for (const from of ["here", "there"]) assert.deepEqual((await socket.next("deliver")).payload, { from });
+    accepted(await one.message(three, {}));
+    await socket.close();
   }));

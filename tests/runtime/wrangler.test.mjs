@@ -2,6 +2,7 @@
 // of the development tools.
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -12,16 +13,19 @@ import { ROOT } from "../../scripts/setup.mjs";
 
 const ENVIRONMENTS = [
   { env: undefined, script: "clawdentity-proxy-local", suffix: "-local", ENVIRONMENT: "local" },
-  { env: "dev", script: "clawdentity-proxy-dev", suffix: "-dev", ENVIRONMENT: "development" },
+  { env: "dev", script: "clawdentity-proxy-dev", suffix: "-dev", ENVIRONMENT: "development", domain: "dev.proxy.clawdentity.com" },
   { env: "staging", script: "clawdentity-proxy-staging", suffix: "-staging", ENVIRONMENT: "staging" },
-  { env: "production", script: "clawdentity-proxy", suffix: "", ENVIRONMENT: "production" },
+  { env: "production", script: "clawdentity-proxy", suffix: "", ENVIRONMENT: "production", domain: "proxy.clawdentity.com" },
 ];
 
-for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
+for (const { env, script, suffix, ENVIRONMENT, domain } of ENVIRONMENTS) {
   test(`wrangler.toml, ${env ?? "local"}`, () => {
     const config = readConfig({ config: join(ROOT, "wrangler.toml"), env });
     assert.equal(config.name, script);
     assert.equal(config.vars.ENVIRONMENT, ENVIRONMENT);
+    assert.equal(config.vars.INJECT_IDENTITY_INTO_MESSAGE, env && "true");
+    assert.deepEqual(config.routes ?? [], domain ? [{ pattern: domain, custom_domain: true }] : []);
+    assert.equal(config.observability.enabled, true);
     assert.deepEqual(config.durable_objects.bindings, [
       { name: "AGENT_RELAY_SESSION", class_name: "AgentRelaySession" },
       { name: "PROXY_TRUST_STATE", class_name: "ProxyTrustState" },
@@ -61,6 +65,13 @@ for (const { env, script, suffix, ENVIRONMENT } of ENVIRONMENTS) {
     assert.ok(!names.some((name) => /SECRET|TOKEN|SERVICE_ID/.test(name)), `no secret is a variable: ${names}`);
   });
 }
+
+test("a fork that does not own the custom domains removes one line of an environment", () => {
+  const lines = readFileSync(join(ROOT, "wrangler.toml"), "utf8").split("\n");
+  const without = lines.filter((line) => !line.startsWith("routes = "));
+  assert.equal(lines.length - without.length, 2);
+  assert.doesNotMatch(without.join("\n"), /proxy\.clawdentity\.com/);
+});
 
 test("the local environment cannot be deployed: its build refuses, and its database id is no id", () => {
   const config = readConfig({ config: join(ROOT, "wrangler.toml") });

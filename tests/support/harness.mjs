@@ -51,8 +51,9 @@ const NO_TOKENS = { ADMIN_TOKEN: undefined, FEED_TOKEN: undefined };
 
 /**
  * `bindings`: variables over those of wrangler.toml (undefined removes one). `consumer`: over the queues' consumer
- * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out. `migrate`: false leaves D1 empty. `second`: the
- * same worker once more, in an isolate of its own with the same objects and database, at `secondUrl`.
+ * settings. `hooks`: run main-for-tests.js in front of the worker. `without`: names of bindings to leave out. `migrate`:
+ * false leaves D1 empty. `second`: the same worker once more, in an isolate of its own with the same objects and database,
+ * at `secondUrl`. `instead`: another script, under the same name and on the same storage.
  */
 export async function start(options = {}) {
   const world = new World(options);
@@ -104,13 +105,14 @@ export class World {
   }
 
   #miniflareOptions() {
-    const { bindings, consumer = {}, hooks = false, second = false, without = [] } = this.#options;
+    const { bindings, consumer = {}, hooks = false, instead, second = false, without = [] } = this.#options;
     const proxy = proxyWorker({
       bindings: { REGISTRY_URL: ISSUER, ...NO_TOKENS, ...ROOMY, ...bindings },
       extraMain: hooks ? readFileSync(join(ROOT, "tests/support/main-for-tests.js"), "utf8") : undefined,
       sockets: DIRECT,
       outboundService: REGISTRY,
     });
+    if (instead) proxy.modules = [{ type: "ESModule", path: join(proxy.modulesRoot, "instead.js"), contents: instead }];
     for (const name of Object.keys(proxy.bindings)) if (proxy.bindings[name] === undefined) delete proxy.bindings[name];
     for (const queue of Object.values(proxy.queueConsumers)) if (queue.deadLetterQueue) Object.assign(queue, consumer);
     const registry = registryWorker(proxy, { bindings: { ISSUER, ...registrySecret(proxy.bindings) }, sockets: DIRECT });

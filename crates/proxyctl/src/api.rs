@@ -151,6 +151,16 @@ impl<'a> Api<'a> {
         Ok((report, said))
     }
 
+    /// Has the registry's signing keys fetched.
+    pub(super) fn refresh_keys(&self) -> Result<Value, Failure> {
+        value(&self.post("/admin/v1/keys/refresh", "{}")?)
+    }
+
+    /// How far the import of what an earlier proxy kept is.
+    pub(super) fn import(&self) -> Result<Value, Failure> {
+        value(&self.get("/admin/v1/import", MAX_SMALL_ANSWER_BYTES)?)
+    }
+
     /// How the proxy is, and this agent.
     pub(super) fn status(&self, agent: Option<&AgentDid>) -> Result<Value, Failure> {
         // A DID needs no escaping in a query (RFC 3986 §3.4).
@@ -228,6 +238,12 @@ fn refused(answer: &Answer) -> Failure {
     struct Body {
         code: String,
         message: String,
+        details: Option<Details>,
+    }
+    #[derive(Deserialize)]
+    struct Details {
+        #[serde(rename = "ownerAgentDid")]
+        owner: Option<String>,
     }
 
     let status = answer.status;
@@ -242,6 +258,16 @@ fn refused(answer: &Answer) -> Failure {
         404 if !matches!(code, "PROXY_REVOCATION_NOT_FOUND" | "PROXY_DEAD_LETTER_NOT_FOUND") => {
             "; is this a proxy, and is ADMIN_TOKEN set there?".to_owned()
         }
+        409 if code == "PROXY_REVOCATION_AGENT_MISMATCH" => match &told {
+            Ok(Body {
+                details: Some(Details { owner: Some(owner) }),
+                ..
+            }) => format!(
+                "; it belongs to {}: name that agent, or leave --agent out, if it is the token that you mean",
+                plain(owner)
+            ),
+            _ => "; leave --agent out, if it is the token that you mean".to_owned(),
+        },
         429 | 503 => match answer.retry_after_ms {
             Some(ms) => format!("; try again in {} s", ms / 1000),
             None => "; try again later".to_owned(),

@@ -62,6 +62,16 @@ pub(super) enum Command {
     },
     /// Makes the proxy go through the registry's CRL now, to its end
     Reconcile,
+    /// The registry's signing keys
+    Keys {
+        #[command(subcommand)]
+        what: Keys,
+    },
+    /// What a TypeScript proxy kept and this one takes over
+    Import {
+        #[command(subcommand)]
+        what: Import,
+    },
     /// Shows the proxy's state
     Status {
         /// Also shows this agent: its queue, its oldest message, its socket, its clock
@@ -107,6 +117,18 @@ pub(super) enum DeadLetters {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// Fetches them now, and lists those that are active; every isolate follows within 30 seconds
+    Refresh,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Import {
+    /// Shows how far it is
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Revoke {
     /// An agent, with every token it has or will have
     Agent {
@@ -130,7 +152,9 @@ pub(super) enum Revoke {
         #[command(flatten)]
         more: More,
     },
-    /// An agent's session: its access tokens, not its identity
+    /// An agent's session at this proxy: what is cached of it here, and its open socket
+    ///
+    /// It does not keep the agent out: the registry is asked anew, and may let it in again. To keep it out, revoke the agent.
     Session {
         /// The agent's DID
         #[arg(value_parser = agent, required_unless_present = "file", conflicts_with = "file")]

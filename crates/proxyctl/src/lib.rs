@@ -21,10 +21,11 @@ use std::time::Duration;
 
 use self::api::{Api, Failure};
 pub use self::args::{Args, Environment};
-use self::args::{Command, DeadLetters, Revocations, Revoke};
+use self::args::{Command, DeadLetters, Import, Keys, Revocations, Revoke};
 use clap::CommandFactory as _;
 use clawdentity_guard::{Auth, Client, Secret};
 use clawdentity_protocol::revocation::Item;
+use serde_json::Value;
 
 /// The largest file of subjects, and the largest token file.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -32,6 +33,10 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 const TOKEN_CHARS: std::ops::RangeInclusive<usize> = 32..=1024;
 /// Runs of one reconciliation; the longest list takes fewer.
 const MAX_RUNS: u32 = 1000;
+
+/// What a revoked session does not mean.
+const SESSION_NOTE: &str = "proxyctl: this ended what is cached here of the session, and its socket. The registry is asked \
+                            anew and may let the agent in again; to keep it out, revoke the agent.";
 
 /// How a run ended: the exit code is its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,16 +108,30 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
         // Done above.
         Command::Completions { .. } | Command::Man => Ok(Outcome::Done),
         Command::Reconcile => reconcile(args.json, &api, terminal),
+        Command::Keys { what: Keys::Refresh } => {
+            let answer = api.refresh_keys()?;
+            show_all(&answer, args.json, show::keys, terminal);
+            Ok(Outcome::Done)
+        }
+        Command::Import { what: Import::Status } => {
+            let answer = api.import()?;
+            show_all(&answer, args.json, show::import, terminal);
+            Ok(Outcome::Done)
+        }
         Command::Status { agent } => {
             let status = api.status(agent.as_ref())?;
-            let lines = match args.json {
-                true => vec![status.to_string()],
-                false => show::status(&status),
-            };
-            lines.iter().for_each(|line| say(terminal.out, line));
+            show_all(&status, args.json, show::status, terminal);
             Ok(Outcome::Done)
         }
     }
+}
+
+fn show_all(answer: &Value, json: bool, shown: impl Fn(&Value) -> Vec<String>, terminal: &mut Terminal<'_>) {
+    let lines = match json {
+        true => vec![answer.to_string()],
+        false => shown(answer),
+    };
+    lines.iter().for_each(|line| say(terminal.out, line));
 }
 
 fn token(args: &Args, environment: &Environment) -> Result<String, Failure> {
@@ -145,14 +164,18 @@ fn client(args: &Args, environment: &Environment, token: &str) -> Result<Client,
 
 fn revoke(what: &Revoke, json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
     let orders = args::orders(what, terminal.input)?;
-    match orders.as_slice() {
-        [] => Err(usage("nothing to revoke: the list is empty")),
+    let outcome = match orders.as_slice() {
+        [] => return Err(usage("nothing to revoke: the list is empty")),
         [order] => {
             say_revoked(&api.revoke(order)?, json, terminal);
-            Ok(Outcome::Done)
+            Outcome::Done
         }
-        many => Ok(batch::revoke(many, json, api, terminal)),
+        many => batch::revoke(many, json, api, terminal),
+    };
+    if matches!(what, Revoke::Session { .. }) && !json {
+        say(terminal.err, SESSION_NOTE);
     }
+    Ok(outcome)
 }
 
 fn list(since: u64, json: bool, api: &Api<'_>, terminal: &mut Terminal<'_>) -> Result<Outcome, Failure> {
@@ -201,12 +224,7 @@ fn dead_letters(
         }
         DeadLetters::Show { id } => {
             let letter = api.dead_letter(*id)?;
-            let lines = if json {
-                vec![letter.to_string()]
-            } else {
-                show::status(&letter)
-            };
-            lines.iter().for_each(|line| say(terminal.out, line));
+            show_all(&letter, json, show::status, terminal);
             Ok(Outcome::Done)
         }
         DeadLetters::Retry { id } => {

@@ -47,6 +47,25 @@ pub(super) fn report(report: &Report) -> String {
     )
 }
 
+/// The active signing keys, one a line.
+pub(super) fn keys(answer: &Value) -> Vec<String> {
+    let kids = answer.get("kids").and_then(Value::as_array);
+    let kids: Vec<String> = kids.into_iter().flatten().map(inline).collect();
+    if kids.is_empty() {
+        return vec!["no signing key is active".to_owned()];
+    }
+    kids
+}
+
+/// How far the import is.
+pub(super) fn import(answer: &Value) -> Vec<String> {
+    let mut lines = status(answer);
+    if answer.get("state").and_then(Value::as_str) == Some("notBegun") {
+        lines.push("the first request of an agent begins it".to_owned());
+    }
+    lines
+}
+
 /// A dead letter: number, time, what, about whom, queue, reason, with one tab between them.
 pub(super) fn dead_letter(letter: &Value) -> String {
     let names = ["id", "deadLetteredAt", "type", "subject", "queue", "reason"];

@@ -98,6 +98,30 @@ fn each_subcommand_as_sent_and_as_shown() {
             "3\tdropped\n".into(),
         ),
         (
+            "keys refresh".into(),
+            (200, r#"{"kids":["one","two"]}"#.to_owned()),
+            "POST /admin/v1/keys/refresh {}".into(),
+            "one\ntwo\n".into(),
+        ),
+        (
+            "keys refresh --json".into(),
+            (200, r#"{"kids":[]}"#.to_owned()),
+            "POST /admin/v1/keys/refresh {}".into(),
+            "{\"kids\":[]}\n".into(),
+        ),
+        (
+            "import status".into(),
+            (200, r#"{"state":"notBegun"}"#.to_owned()),
+            "GET /admin/v1/import".into(),
+            "state  notBegun\nthe first request of an agent begins it\n".into(),
+        ),
+        (
+            "import status".into(),
+            (200, r#"{"state":"running","pairs":100,"startedAtMs":1767323045678,"finishedAtMs":null}"#.to_owned()),
+            "GET /admin/v1/import".into(),
+            "state       running\npairs       100\nstartedAt   2026-01-02T03:04:05.678Z\nfinishedAt  never\n".into(),
+        ),
+        (
             "reconcile".into(),
             (200, report.clone()),
             "POST /admin/v1/reconcile {}".into(),
@@ -130,6 +154,17 @@ fn each_subcommand_as_sent_and_as_shown() {
             (vec![asked], out, String::new()),
             "{words}"
         );
+    }
+}
+
+#[test]
+fn what_a_revoked_session_does_not_mean_is_said() {
+    let (did, ledger) = (agent(7), || proxy(|_, _| json(201, item(7))));
+    let ran = ledger().ctl(&format!("revoke session {did}"));
+    assert_eq!((ran.outcome, ran.out.lines().count()), (Outcome::Done, 1));
+    assert!(ran.err.contains("may let the agent in again"), "{}", ran.err);
+    for words in ["--json revoke session", "revoke agent"] {
+        assert_eq!(ledger().ctl(&format!("{words} {did}")).err, "", "{words}");
     }
 }
 

@@ -37,7 +37,7 @@ struct Status<'a> {
     crl: &'static str,
     /// The last run; `startedAtMs` is 0 where there was none.
     reconciliation: reconciliation::State,
-    /// How much of what an earlier proxy kept has been brought into the record; null before the first agent came.
+    /// How much of what an earlier proxy kept has been brought into the record.
     import: Value,
     feed_token_configured: bool,
     feed_stream_configured: bool,

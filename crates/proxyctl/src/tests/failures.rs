@@ -59,6 +59,17 @@ fn what_is_refused_and_who_is_not_there() {
         "(here: --force)",
     );
     failed(
+        "revoke token 01JZ0000000000000000000001 --agent did:cdi:registry.test:agent:01JZ0000000000000000000002",
+        || {
+            let details = r#"{"ownerAgentDid":"did:cdi:registry.test:agent:01JZ0000000000000000000003"}"#;
+            let code = "PROXY_REVOCATION_AGENT_MISMATCH";
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"Told so.","details":{details}}}}}"#);
+            Reply::Whole(409, "", body)
+        },
+        1,
+        "Told so.; it belongs to did:cdi:registry.test:agent:01JZ0000000000000000000003: name that agent, or leave --agent out",
+    );
+    failed(
         "revocations lift 7 --force",
         || refusal(409, "", "X"),
         1,
