@@ -18,70 +18,24 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use super::{pairs, takeover};
 use crate::app::App;
 use crate::core::admission::overlay::REISSUED;
-use crate::core::admission::{LedgerAnswer, PairId, TokenRevocation};
+use crate::core::admission::{LedgerAnswer, PairId};
+pub use crate::core::ledger::Entry;
+use crate::core::ledger::{named, statements};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
-use crate::protocol::revocation::Source;
 
 pub mod feed;
 pub mod lift;
 pub mod reconciliation;
-mod statements;
-
-const ACTIVE: &str = "
-SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
-UNION ALL
-SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL
-UNION ALL
-SELECT 'lifted', reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL";
-
-const REMEMBER_TOKEN: &str =
-    "INSERT INTO agent_tokens (jti, agent_did, expires_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
 
 const AGENTS_OF: &str = "
 SELECT jti, agent_did FROM agent_tokens WHERE jti IN (SELECT value FROM json_each(?1))";
-
-/// Each part names its rows in the way that its index does.
-const STANDING: &str = "
-SELECT jti, expires_at_ms, 1 AS stands FROM revocations
-  WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
-UNION ALL
-SELECT jti, expires_at_ms, 0 FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NOT NULL
-UNION ALL
-SELECT jti, expires_at_ms, 1 FROM revocations
-  WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NULL
-UNION ALL
-SELECT jti, expires_at_ms, 0 FROM revocations
-  WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NOT NULL";
-
-/// What to record: one or more rows about one agent.
-#[derive(Clone, Debug)]
-pub struct Entry<'a> {
-    /// The agent; none if only tokens are known.
-    pub agent: Option<&'a AgentDid>,
-    /// Whether to write a row of kind `agent`.
-    pub revoke_agent: bool,
-    /// Whether to write a row of kind `session`.
-    pub session_ended: bool,
-    /// The tokens, which get a row of kind `token` each.
-    pub tokens: &'a [TokenRevocation],
-    /// When these tokens end, as the source tells it; Unix milliseconds. It can only lengthen what is known.
-    pub told_expiry_ms: Option<u64>,
-    /// Why, as the source says it.
-    pub reason: Option<&'a str>,
-    /// Who revoked it.
-    pub source: Source,
-    /// The event. The same event is recorded once.
-    pub event_id: Option<&'a str>,
-    /// When the source says that it happened, Unix milliseconds.
-    pub revoked_at_ms: u64,
-}
 
 /// What the ledger says about an agent and some tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,46 +57,6 @@ pub struct Recorded {
     pub lifted_tokens: Vec<Ulid>,
     /// Whose the tokens are that were named, of those that were ever shown here.
     pub owners: Vec<(Ulid, AgentDid)>,
-}
-
-/// One thing that an entry names, as `statements` reads it.
-#[derive(Serialize)]
-struct Named<'a> {
-    event: Option<&'a str>,
-    kind: &'static str,
-    subject: String,
-    agent: Option<&'a str>,
-    jti: Option<Ulid>,
-    reason: Option<&'a str>,
-    source: &'static str,
-    at: u64,
-    expires: Option<u64>,
-}
-
-impl<'a> Named<'a> {
-    fn of(entry: &'a Entry<'a>) -> Vec<Self> {
-        let agent = entry.agent.map(AgentDid::as_str);
-        let named = |kind, subject, token: Option<&TokenRevocation>| Self {
-            event: entry.event_id,
-            kind,
-            subject,
-            agent,
-            jti: token.map(|token| token.jti),
-            reason: entry.reason,
-            source: entry.source.as_str(),
-            at: entry.revoked_at_ms,
-            expires: entry.told_expiry_ms,
-        };
-        let mut all = Vec::new();
-        for (kind, wanted) in [("agent", entry.revoke_agent), ("session", entry.session_ended)] {
-            if let (true, Some(agent)) = (wanted, agent) {
-                all.push(named(kind, agent.to_owned(), None));
-            }
-        }
-        let tokens = entry.tokens.iter();
-        all.extend(tokens.map(|token| named("token", token.jti.to_string(), Some(token))));
-        all
-    }
 }
 
 /// What the record says at a first sight.
@@ -181,14 +95,14 @@ pub async fn first_sight(
             number(expires_at_ms),
         ];
         let [jti, agent, expires_at] = values.clone();
-        statements.push(Sql::new(REMEMBER_TOKEN, values));
+        statements.push(Sql::new(statements::REMEMBER_TOKEN, values));
         statements.push(Sql::new(statements::CORRECT_OWNER, [jti.clone(), agent.clone()]));
         let values = [jti, agent, expires_at, number(app.now_ms())];
         statements.push(Sql::new(statements::CORRECT_EXPIRY, values));
     }
     let jti = token.map(|(jti, _)| jti.to_string());
     statements.push(Sql::new(
-        ACTIVE,
+        statements::ACTIVE,
         [text(agent.as_str()), optional_text(jti.as_deref())],
     ));
     let last = statements.len() - 1;
@@ -233,21 +147,12 @@ pub async fn record(app: &App, entries: &[Entry<'_>]) -> Result<Recorded, DbErro
         subject: String,
     }
 
-    let named: Vec<Named<'_>> = entries.iter().flat_map(Named::of).collect();
-    if named.is_empty() {
+    let Some(named) = named(entries) else {
         return Ok(Recorded::default());
-    }
-    let named = serde_json::to_string(&named).map_err(|error| DbError::Failed(error.to_string()))?;
+    };
     let (named, now) = (text(&named), number(app.now_ms()));
     let mut statements = vec![Sql::new(feed::LATEST, [])];
-    for write in [
-        statements::RECORD_AGENTS,
-        statements::RECORD_SESSIONS,
-        statements::EXTEND_TOKENS,
-        statements::ADOPT_TOKENS,
-        statements::RECORD_TOKENS,
-        statements::REMEMBER,
-    ] {
+    for write in statements::RECORD {
         statements.push(Sql::new(write, [named.clone(), now.clone()]));
     }
     let lifted_at = statements.len();
@@ -311,7 +216,10 @@ struct StandingRow {
 }
 
 fn standing_sql(agent: Option<&str>, jtis: &[Ulid]) -> Result<Sql<'static>, DbError> {
-    Ok(Sql::new(STANDING, [optional_text(agent), text(&json_of(jtis)?)]))
+    Ok(Sql::new(
+        statements::STANDING,
+        [optional_text(agent), text(&json_of(jtis)?)],
+    ))
 }
 
 /// A row that is in force outweighs rows that were lifted.

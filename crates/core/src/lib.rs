@@ -15,6 +15,7 @@ pub mod consume;
 pub mod dead_letter;
 pub mod feed;
 pub mod health;
+pub mod ledger;
 pub mod listing;
 pub mod operator_page;
 pub mod pipeline;

@@ -6,6 +6,7 @@ use wasm_bindgen::JsValue;
 use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query};
 use super::feed::Row;
 use crate::app::App;
+use crate::core::ledger::statements;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::{Item, Source};
 
@@ -28,18 +29,6 @@ SELECT token.seq, token.jti, token.source, 0 FROM revocations AS agent JOIN revo
   ON token.kind = 'token' AND token.lifted_by IS NOT NULL AND token.agent_did = agent.agent_did
 WHERE agent.seq = ?1 AND agent.kind = 'agent'
   AND (token.event_id = agent.event_id OR (token.source = 'crl' AND token.reason = 'agent_revoked'))";
-
-const INSERT: &str = "
-INSERT INTO revocations
-  (kind, agent_did, jti, lifts, reason, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
-SELECT 'lift', agent_did, jti, seq, ?2, 'operator', ?3, ?3, expires_at_ms
-FROM revocations WHERE seq = ?1 AND lifted_by IS NULL AND kind <> 'lift'
-ON CONFLICT DO NOTHING";
-
-const MARK: &str = "
-UPDATE revocations SET lifted_by = (SELECT seq FROM revocations WHERE kind = 'lift' AND lifts = ?1)
-WHERE seq = ?1 AND lifted_by IS NULL
-  AND EXISTS (SELECT 1 FROM revocations WHERE kind = 'lift' AND lifts = ?1)";
 
 /// A row and, if there is one, its lift.
 ///
@@ -105,8 +94,8 @@ pub async fn write(app: &App, seqs: &[u64], reason: Option<&str>) -> Result<Opti
     let values = |seq: u64| -> [JsValue; 3] { [number(seq), optional_text(reason), number(now_ms)] };
     let mut statements = Vec::new();
     for seq in seqs {
-        statements.push(Sql::new(INSERT, values(*seq)));
-        statements.push(Sql::new(MARK, [number(*seq)]));
+        statements.push(Sql::new(statements::LIFT, values(*seq)));
+        statements.push(Sql::new(statements::MARK_LIFTED, [number(*seq)]));
     }
     let Some(first) = seqs.first() else {
         return Ok(None);

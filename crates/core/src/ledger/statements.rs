@@ -1,4 +1,4 @@
-//! The SQL that writes the ledger, apart from what runs it: a native test runs the same statements on SQLite.
+//! The SQL that writes the ledger and reads what stands in it. The Worker runs it on D1, and the tests beside it on SQLite.
 //!
 //! What is recorded comes as one JSON array (`?1`), an element for each thing that an order revokes:
 //! `{"event":id|null,"kind":"agent"|"token"|"session","subject":did|jti,"agent":did|null,"jti":jti|null,"reason":text|null,
@@ -109,3 +109,53 @@ WHERE kind = 'token' AND lifted_by IS NULL AND jti = ?1 AND agent_did IS NOT ?2"
 pub const CORRECT_EXPIRY: &str = "
 UPDATE revocations SET expires_at_ms = ?3, recorded_at_ms = ?4, seq = (SELECT MAX(seq) FROM revocations) + 1
 WHERE kind = 'token' AND lifted_by IS NULL AND jti = ?1 AND agent_did = ?2 AND expires_at_ms < ?3";
+
+/// What `record` runs, in this order.
+pub const RECORD: [&str; 6] = [
+    RECORD_AGENTS,
+    RECORD_SESSIONS,
+    EXTEND_TOKENS,
+    ADOPT_TOKENS,
+    RECORD_TOKENS,
+    REMEMBER,
+];
+
+/// What stands against an agent (`?1`) and a token (`?2`), and whether the token was ever lifted.
+pub const ACTIVE: &str = "
+SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
+UNION ALL
+SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL
+UNION ALL
+SELECT 'lifted', reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL";
+
+/// At a token's first sight (`?1` its jti, `?2` its agent, `?3` when it ends): whose it is.
+pub const REMEMBER_TOKEN: &str =
+    "INSERT INTO agent_tokens (jti, agent_did, expires_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+
+/// Whether an agent (`?1`) and tokens (`?2`, a JSON array) are revoked, or were and are no longer. Each part names its
+/// rows in the way that its index does.
+pub const STANDING: &str = "
+SELECT jti, expires_at_ms, 1 AS stands FROM revocations
+  WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
+UNION ALL
+SELECT jti, expires_at_ms, 0 FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NOT NULL
+UNION ALL
+SELECT jti, expires_at_ms, 1 FROM revocations
+  WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NULL
+UNION ALL
+SELECT jti, expires_at_ms, 0 FROM revocations
+  WHERE kind = 'token' AND jti IN (SELECT value FROM json_each(?2)) AND lifted_by IS NOT NULL";
+
+/// Lifts the row of number `?1`, for the reason `?2`, now (`?3`).
+pub const LIFT: &str = "
+INSERT INTO revocations
+  (kind, agent_did, jti, lifts, reason, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
+SELECT 'lift', agent_did, jti, seq, ?2, 'operator', ?3, ?3, expires_at_ms
+FROM revocations WHERE seq = ?1 AND lifted_by IS NULL AND kind <> 'lift'
+ON CONFLICT DO NOTHING";
+
+/// Marks that row (`?1`) as lifted.
+pub const MARK_LIFTED: &str = "
+UPDATE revocations SET lifted_by = (SELECT seq FROM revocations WHERE kind = 'lift' AND lifts = ?1)
+WHERE seq = ?1 AND lifted_by IS NULL
+  AND EXISTS (SELECT 1 FROM revocations WHERE kind = 'lift' AND lifts = ?1)";
