@@ -163,6 +163,11 @@ impl Ledger {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
+    fn shown(&self) -> String {
+        let rows = self.rows();
+        rows.iter().map(|row| format!("    {}\n", row.shown())).collect()
+    }
+
     fn standing(&self, kind: &str, subject: &str) -> Option<Row> {
         let mut rows: Vec<Row> = self
             .rows()
@@ -314,8 +319,7 @@ fn what_each_entry_makes_of_each_row_of_a_token() {
             let ledger = Ledger::new();
             before(&ledger);
             step(&ledger);
-            let rows: Vec<String> = ledger.rows().iter().map(Row::shown).collect();
-            table += &format!("{stands} + {comes}:\n    {}\n", rows.join("\n    "));
+            table += &format!("{stands} + {comes}:\n{}", ledger.shown());
         }
     }
     expect![[r#"
@@ -330,7 +334,6 @@ fn what_each_entry_makes_of_each_row_of_a_token() {
         nothing + the list:
             1 token of a crl - why until 91d
         nothing + its lift:
-    
         an operator's + the same event:
             1 token of a queue E1 why until 90d
         an operator's + another event, later expiry:
@@ -475,12 +478,8 @@ fn what_each_entry_makes_of_each_row_of_an_agent() {
                 ledger.lift(START, 1);
             }
             ledger.record(START + DAY, &told(source, event));
-            let rows: Vec<String> = ledger.rows().iter().map(Row::shown).collect();
-            table += &format!(
-                "{before:?}{} + {source:?} {event:?}:\n    {}\n",
-                if lifted { " lifted" } else { "" },
-                rows.join("\n    ")
-            );
+            let lifted = if lifted { " lifted" } else { "" };
+            table += &format!("{before:?}{lifted} + {source:?} {event:?}:\n{}", ledger.shown());
         }
     }
     expect![[r#"
@@ -552,7 +551,7 @@ fn owner_of(token: u8) -> AgentDid {
 }
 
 fn life_of(token: u8) -> u64 {
-    START + u64::from(token) * 25 * DAY
+    START + u64::from(token) * 45 * DAY
 }
 
 fn happens() -> impl Strategy<Value = Happens> {
