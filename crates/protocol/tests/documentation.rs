@@ -157,6 +157,8 @@ fn every_link_within_the_repository_leads_somewhere() {
         "SECURITY.md",
         "CHANGELOG.md",
         "docs/settings.md",
+        "docs/operations.md",
+        "docs/quickstart.md",
     ]
     .into_iter()
     .chain(SPECIFICATIONS);
