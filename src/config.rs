@@ -201,6 +201,8 @@ pub struct Config {
     pub cache_max_entries: usize,
     /// Which part of the requests that went well is logged.
     pub log_success_sample_rate: f64,
+    /// The kill switch measures itself this often; 0: never.
+    pub canary_interval_ms: u64,
     /// Calls that the platform allows one invocation.
     pub subrequests: u64,
     /// Which messages are prefixed with their sender's identity.

@@ -34,6 +34,12 @@ impl From<crate::relay::client::RelayError> for NotDone {
     }
 }
 
+impl From<worker::Error> for NotDone {
+    fn from(error: worker::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl From<trust::DbError> for NotDone {
     fn from(error: trust::DbError) -> Self {
         Self(error.to_string())

@@ -140,7 +140,7 @@ async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<R
 /// known, and not at all where nobody needs it.
 async fn dispatch(app: &App, spec: &RouteSpec, head: Head, unread: Unread) -> Result<Response, ApiError> {
     let (route, policy) = match spec.access {
-        Access::Open(OpenRoute::Health) => return health::handle(app).await,
+        Access::Open(OpenRoute::Health) => return health::handle(app, &head).await,
         Access::Open(OpenRoute::Time) => return time::handle(app),
         Access::Admin(route) => return serve_admin(app, route, head, unread).await,
         Access::Page(route) => {

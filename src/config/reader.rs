@@ -59,6 +59,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let clock_skew_warn_s = self.int("CLOCK_SKEW_WARN_SECONDS");
         let cache_max_entries = self.int("CACHE_MAX_ENTRIES") as usize;
         let log_success_sample_rate = self.ratio("LOG_SUCCESS_SAMPLE_RATE");
+        let canary_interval_ms = self.int("CANARY_INTERVAL_SECONDS") * 1000;
         let subrequests = self.int("SUBREQUESTS_PER_INVOCATION");
         let identity_block = match self.flag_or_word("INJECT_IDENTITY_INTO_MESSAGE") {
             Some("true") => IdentityBlock::Hooks,
@@ -81,6 +82,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             clock_skew_warn_s,
             cache_max_entries,
             log_success_sample_rate,
+            canary_interval_ms,
             subrequests,
             identity_block,
             admin_token,

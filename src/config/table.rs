@@ -94,6 +94,7 @@ pub const SETTINGS: &[Setting] = &[
     int("REVOKED_MEMORY_MS", "30000", 0, 60_000, "How long an isolate refuses a revoked agent or token without asking its trust object."),
     int("CLOCK_SKEW_WARN_SECONDS", "200", 1, 300, "A caller whose clock is off by more than this is warned."),
     Setting { name: "LOG_SUCCESS_SAMPLE_RATE", aliases: &[], default: "1", kind: Kind::Ratio { min: 0.0, max: 1.0 }, about: "Which part of the requests that went well is logged. Refusals and failures always are." },
+    int("CANARY_INTERVAL_SECONDS", "300", 0, 86_400, "How often the kill switch measures itself, on agents that nobody has; 0: never."),
     int("SUBREQUESTS_PER_INVOCATION", "10000", 100, 10_000_000, "Calls that the platform allows one invocation: 10,000 on a paid plan unless `limits.subrequests` says more."),
     int("CACHE_MAX_ENTRIES", "10000", 16, 200_000, "How many entries each cache of an isolate has; the one used least recently goes first."),
     int("AGENT_RATE_LIMIT_REQUESTS_PER_MINUTE", "60", 1, 1_000_000, "How many requests of one agent are admitted within the window."),

@@ -23,7 +23,7 @@ fn bad_input(reason: &'static str) -> ApiError {
 }
 
 /// 503: nothing was done, or not all of it; the same request completes it.
-fn unavailable(app: &App, error: &impl std::fmt::Display) -> ApiError {
+pub fn unavailable(app: &App, error: &impl std::fmt::Display) -> ApiError {
     let fields = serde_json::json!({ "error": error.to_string() });
     app.log.error("proxy.admin.failed", fields);
     let message = "The request was not carried out, or not completely: send it again.";

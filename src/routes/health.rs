@@ -6,23 +6,30 @@
 //! To know it, the isolate looks, once a second at most: one question to D1, one call to an object of each kind that
 //! touches nothing there, and the keys and the CRL by the same way as a request, so that a registry that fails is left
 //! alone. What is decided about that is in `core::health`.
+//!
+//! `?detail`, for the bearer of `ADMIN_TOKEN`, adds what the kill switch measured of itself in the last day. Without an
+//! `ADMIN_TOKEN` there is no detail, and the query is ignored.
 
 use std::cell::RefCell;
 
 use futures_util::future::join4;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use worker::{Method, Request, RequestInit, Response, Stub};
 
 use crate::app::{App, binding};
+use crate::canary;
 use crate::clock;
 use crate::config::CrlStaleBehavior;
 use crate::core::budget::Budget;
+use crate::core::canary::Way;
 use crate::core::health::{Problem, TABLES, Watch};
 use crate::error::ApiError;
-use crate::http::json_response;
+use crate::http::{Head, json_response};
 use crate::protocol::ids::Ulid;
 use crate::protocol::time::iso_ms;
 use crate::registry;
+use crate::routes::{admin, sign_in};
 use crate::trust::d1::{self, Sql};
 
 /// The name of the object of each kind that is looked at. No agent has it.
@@ -41,6 +48,8 @@ struct Health<'a> {
     version: &'a str,
     environment: &'static str,
     readiness: Readiness,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -76,8 +85,15 @@ impl Readiness {
     }
 }
 
-/// Answers 200.
-pub async fn handle(app: &App) -> Result<Response, ApiError> {
+/// Answers 200; with `?detail` also 401 and 429 (`routes::sign_in`), or 503 if D1 does not answer.
+pub async fn handle(app: &App, head: &Head) -> Result<Response, ApiError> {
+    let detail = match &app.config.admin_token {
+        Some(expected) if head.target.url.query_pairs().any(|(name, _)| name == "detail") => {
+            sign_in::check(app, head, expected)?;
+            Some(detail(app).await?)
+        }
+        _ => None,
+    };
     let mut readiness = Readiness {
         // The settings parsed, or this handler would not have been reached.
         registry_url_configured: true,
@@ -111,6 +127,7 @@ pub async fn handle(app: &App) -> Result<Response, ApiError> {
         version: &app.config.version,
         environment: app.config.environment.as_str(),
         readiness,
+        detail,
     };
     json_response(200, &health)
 }
@@ -182,4 +199,17 @@ async fn look_at_registry(app: &App) -> Option<Problem> {
     let nobodys = Ulid::from_parts(0, [0; 10]);
     let listed = registry::crl::lists(app, &budget, &nobodys).await;
     listed.is_err().then_some(Problem::CrlUnavailable)
+}
+
+async fn detail(app: &App) -> Result<Value, ApiError> {
+    let [event, operator] = canary::summary(app)
+        .await
+        .map_err(|error| admin::unavailable(app, &error))?;
+    Ok(json!({
+        "canary": {
+            "intervalSeconds": app.config.canary_interval_ms / 1000,
+            Way::Event.as_str(): event,
+            Way::Operator.as_str(): operator,
+        },
+    }))
 }

@@ -69,6 +69,11 @@ pub fn number(value: u64) -> JsValue {
     JsValue::from_f64(value as f64)
 }
 
+/// A whole number, or null.
+pub fn optional_number(value: Option<u64>) -> JsValue {
+    value.map_or(JsValue::NULL, number)
+}
+
 /// Runs all statements as one transaction.
 ///
 /// # Errors

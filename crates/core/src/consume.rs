@@ -4,6 +4,7 @@
 
 use super::admission::{TokenRevocation, token_expiry_ms};
 use super::backoff::doubled;
+use super::canary;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::event::AuthRevoked;
 
@@ -34,10 +35,14 @@ pub struct Revocation {
 impl Revocation {
     /// Of an event that came at `now_ms`.
     pub fn of_event(event: &AuthRevoked, now_ms: u64) -> Self {
-        let expires_at_ms = token_expiry_ms(event.token_expires_at_ms, now_ms);
+        let is_canary = event.agent.as_ref().is_some_and(canary::is_canary);
         let token = |jti: &_| TokenRevocation {
             jti: *jti,
-            expires_at_ms,
+            expires_at_ms: match event.token_expires_at_ms {
+                // The canary's token is of our own making: what is told of its life is so.
+                Some(told_ms) if is_canary && canary::is_canary_token(*jti) => told_ms,
+                told_ms => token_expiry_ms(told_ms, now_ms),
+            },
         };
         Self {
             agent: event.agent.clone(),
@@ -54,7 +59,7 @@ mod tests {
     use super::*;
     use crate::admission::overlay::UNKNOWN_EXPIRY_MS;
     use clawdentity_protocol::event::Effect;
-    use clawdentity_protocol::testing::{agent, ulid};
+    use clawdentity_protocol::testing::{agent, authority, ulid};
 
     #[test]
     fn pauses_double_to_a_minute() {
@@ -62,6 +67,43 @@ mod tests {
             .map(retry_delay_s)
             .into();
         assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_canarys_token_alone_may_be_kept_for_less_than_any_token_can_live() {
+        let now_ms = 1_700_000_000_000;
+        let canary = canary::Way::Event.agent(&authority());
+        let own = canary::token([1; 10]);
+        let others = clawdentity_protocol::ids::Ulid::from_parts(now_ms, [1; 10]);
+        for (agent, jti, told_ms, expect) in [
+            (Some(canary.clone()), own, Some(now_ms + 9), now_ms + 9),
+            (Some(canary.clone()), own, None, now_ms + UNKNOWN_EXPIRY_MS),
+            (Some(canary), others, Some(now_ms + 9), now_ms + UNKNOWN_EXPIRY_MS),
+            (Some(agent(1)), own, Some(now_ms + 9), now_ms + UNKNOWN_EXPIRY_MS),
+            (None, own, Some(now_ms + 9), now_ms + UNKNOWN_EXPIRY_MS),
+        ] {
+            let event = AuthRevoked {
+                event_id: None,
+                agent,
+                effect: Effect {
+                    revoke_agent: false,
+                    tokens: vec![jti],
+                    session_ended: false,
+                },
+                token_expires_at_ms: told_ms,
+                reason: None,
+                event_at_ms: None,
+                bad_tokens: false,
+            };
+            let tokens = Revocation::of_event(&event, now_ms).tokens;
+            assert_eq!(
+                tokens,
+                [TokenRevocation {
+                    jti,
+                    expires_at_ms: expect
+                }]
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod admission;
 pub mod backoff;
 pub mod budget;
 pub mod cache;
+pub mod canary;
 pub mod circuit;
 pub mod consume;
 pub mod dead_letter;

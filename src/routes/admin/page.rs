@@ -11,10 +11,12 @@ use worker::{Headers, Response, ResponseBuilder};
 
 use super::{dead_letters, revoke};
 use crate::app::{App, binding};
+use crate::canary;
 use crate::consumers::dead_letters::{self as letters, DeadLetter};
 use crate::core::admin::{agent_query, number};
+use crate::core::canary::{OfWay, Percentiles, Way};
 use crate::core::operator_page::html::{self, document, escape, form, hidden, table};
-use crate::core::operator_page::problems::{Facts, problems};
+use crate::core::operator_page::problems::{Facts, Measured, problems};
 use crate::core::operator_page::{Session, set_cookie};
 use crate::core::router::PageRoute;
 use crate::error::ApiError;
@@ -144,6 +146,7 @@ async fn overview(app: &App, session: &Session, incoming: &Incoming) -> Result<R
     let lags_ms = feed::lags_of_the_last_hour(app).await.map_err(unavailable)?;
     let count = letters::count(app).await.map_err(unavailable)?;
     let kept = letters::page(app, 0, SHOWN_ROWS).await.map_err(unavailable)?;
+    let measured = canary::summary(app).await.map_err(unavailable)?;
     let bound = |there: bool, name| (!there).then_some(name);
     let missing = [
         bound(app.queue(binding::EVENTS_QUEUE).is_ok(), binding::EVENTS_QUEUE),
@@ -159,6 +162,11 @@ async fn overview(app: &App, session: &Session, incoming: &Incoming) -> Result<R
         dead_letters: count.total,
         dead_revocations: count.revocations,
         lags_ms,
+        measured: Way::ALL
+            .into_iter()
+            .zip(&measured)
+            .filter_map(last_measured)
+            .collect(),
         missing: missing.into_iter().flatten().collect(),
         now_ms: app.now_ms(),
     };
@@ -179,6 +187,27 @@ async fn overview(app: &App, session: &Session, incoming: &Incoming) -> Result<R
     ]);
     main += &form("/admin/reconcile", csrf, "", "Reconcile now");
     main += &html::plot("Kill switch, event to record", &facts.lags_ms, 1000);
+    main += "<h2>The kill switch, measured by itself</h2>";
+    let rows: Vec<Vec<String>> = Way::ALL
+        .into_iter()
+        .zip(&measured)
+        .filter_map(canary_row)
+        .collect();
+    let heads = [
+        "Way in",
+        "Last",
+        "Took",
+        "Overlay",
+        "Socket",
+        "Feed",
+        "Runs, and silent",
+    ];
+    main += &table(
+        "The last day: half of the runs, and 99 of 100, took no longer",
+        &heads,
+        &rows,
+        "It was not measured in the last day.",
+    );
     main += "<h2>Revoke</h2>";
     main += &revoke_form(csrf, "");
     main += "<h2>Look at an agent</h2>";
@@ -205,6 +234,37 @@ async fn overview(app: &App, session: &Session, incoming: &Incoming) -> Result<R
         "There are none.",
     );
     Ok(page(app, 200, "Overview", session, &main))
+}
+
+fn last_measured((way, of): (Way, &OfWay)) -> Option<Measured> {
+    of.last_at_ms.map(|_| Measured {
+        way: way.as_str(),
+        took_ms: of.last_ms.filter(|_| !of.last_was_silent),
+    })
+}
+
+fn canary_row((way, of): (Way, &OfWay)) -> Option<Vec<String>> {
+    let both = |times: Option<Percentiles>| {
+        times.map_or_else(
+            || "not seen".to_owned(),
+            |times| format!("{} ms, {} ms", times.p50_ms, times.p99_ms),
+        )
+    };
+    let last = last_measured((way, of))?;
+    Some(vec![
+        match way {
+            Way::Event => "an event on the queue",
+            Way::Operator => "an operator's order",
+        }
+        .to_owned(),
+        iso_ms(of.last_at_ms?),
+        last.took_ms
+            .map_or_else(|| "not seen".to_owned(), |took_ms| format!("{took_ms} ms")),
+        both(of.overlay),
+        both(of.socket),
+        both(of.feed),
+        format!("{}, {}", of.runs, of.silent),
+    ])
 }
 
 fn verdict(facts: &Facts) -> String {

@@ -5,6 +5,7 @@ use worker::D1Result;
 
 use super::super::d1::{self, DbError, Sql, batch, number, query, text};
 use crate::app::App;
+use crate::core::canary::is_canary;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::{Item, Page, Source, Subject};
@@ -62,8 +63,11 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// None for a row with an unexpected shape.
+    /// None for a row with an unexpected shape, and for the kill switch's measurements of itself.
     pub(super) fn item(self) -> Option<Item> {
+        if self.agent_did.as_ref().is_some_and(is_canary) {
+            return None;
+        }
         let subject = match self.kind.as_str() {
             "agent" => Subject::Agent {
                 agent: self.agent_did?,

@@ -5,6 +5,15 @@ const LATE_RECONCILIATION_MS: u64 = 45 * 60 * 1000;
 /// docs/design.md §1: a revocation is in effect in under a second.
 const PROMISED_LAG_MS: u64 = 1000;
 
+/// The kill switch's measurement of one way in, the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// `event` or `operator`.
+    pub way: &'static str,
+    /// How long the kill took; none if it was not seen.
+    pub took_ms: Option<u64>,
+}
+
 /// What is known when the page is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -17,6 +26,8 @@ pub struct Facts {
     pub dead_revocations: u64,
     /// Of the last hour's revocations by the queue: from the event's own time to its record, milliseconds.
     pub lags_ms: Vec<u64>,
+    /// The kill switch's last measurements of itself.
+    pub measured: Vec<Measured>,
     /// Bindings that are missing.
     pub missing: Vec<&'static str>,
     pub now_ms: u64,
@@ -45,6 +56,16 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
         ),
         "Read each under Dead letters. Revoke the agent by hand if it is still admitted, then retry or drop the letter.",
     );
+    for measured in &facts.measured {
+        add(
+            measured.took_ms.is_none_or(|took_ms| took_ms > PROMISED_LAG_MS),
+            match measured.took_ms {
+                Some(took_ms) => format!("The kill switch took {took_ms} ms by the way: {}.", measured.way),
+                None => format!("The kill switch did not work by the way: {}.", measured.way),
+            },
+            "Look for proxy.canary.alarm and for the errors before it in the log. Revoke by the other way meanwhile.",
+        );
+    }
     add(
         !facts.missing.is_empty(),
         format!("Bindings are missing: {}.", facts.missing.join(", ")),
@@ -151,6 +172,32 @@ mod tests {
                     ..well.clone()
                 },
                 "1001 ms",
+            ),
+            (
+                Facts {
+                    measured: vec![
+                        Measured {
+                            way: "event",
+                            took_ms: Some(PROMISED_LAG_MS),
+                        },
+                        Measured {
+                            way: "operator",
+                            took_ms: None,
+                        },
+                    ],
+                    ..well.clone()
+                },
+                "did not work by the way: operator",
+            ),
+            (
+                Facts {
+                    measured: vec![Measured {
+                        way: "event",
+                        took_ms: Some(PROMISED_LAG_MS + 1),
+                    }],
+                    ..well.clone()
+                },
+                "1001 ms by the way: event",
             ),
             (
                 Facts {
