@@ -88,9 +88,10 @@ impl Watch {
 }
 
 /// The tables without which some route can only refuse: those of the migrations.
-pub const TABLES: [&str; 9] = [
+pub const TABLES: [&str; 10] = [
     "agent_tokens",
     "applied_events",
+    "canary_runs",
     "dead_letters",
     "pair_tickets",
     "pairs",
