@@ -19,6 +19,8 @@ mod clock;
 #[cfg(target_arch = "wasm32")]
 mod consumers;
 #[cfg(target_arch = "wasm32")]
+mod feed;
+#[cfg(target_arch = "wasm32")]
 mod http;
 #[cfg(target_arch = "wasm32")]
 mod objects;

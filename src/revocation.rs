@@ -5,7 +5,6 @@
 //! it, and listeners of the feed are told.
 
 mod apply;
-pub mod feed;
 mod lift;
 pub mod reconcile;
 

@@ -7,7 +7,6 @@
 
 mod admin;
 mod connect;
-mod feed;
 mod gate;
 mod health;
 mod message;
@@ -35,6 +34,7 @@ use crate::core::router::{
 };
 use crate::core::sign_in::bearer;
 use crate::error::ApiError;
+use crate::feed;
 use crate::http::{self, Head, Target, Unread};
 use crate::log::Log;
 use crate::protocol::code;
@@ -181,6 +181,7 @@ async fn serve_admin(app: &App, route: AdminRoute, head: Head, unread: Unread) -
         AdminRoute::Reconcile => admin::reconcile::handle(app).await,
         AdminRoute::RefreshKeys => admin::keys::handle(app).await,
         AdminRoute::Import => admin::import::handle(app).await,
+        AdminRoute::NewEpoch => admin::new_epoch::handle(app, incoming).await,
         AdminRoute::Status => admin::status::handle(app, incoming).await,
         AdminRoute::DeadLetters => admin::dead_letters::list(app, incoming).await,
         AdminRoute::DeadLetter => admin::dead_letters::show(app, incoming).await,
@@ -206,8 +207,8 @@ async fn serve_feed(app: &App, route: FeedRoute, head: Head, unread: Unread) -> 
     let skew_s = admitted.as_ref().map_or(0, |admitted| admitted.skew_s);
     let caller = admitted.as_ref().map(|admitted| &admitted.caller);
     let response = match route {
-        FeedRoute::Page => feed::page::handle(app, incoming).await,
-        FeedRoute::Bundle => feed::bundle::handle(app, incoming).await,
+        FeedRoute::Page => feed::page::handle(app, caller, incoming).await,
+        FeedRoute::Bundle => feed::bundle::handle(app, caller, incoming).await,
         FeedRoute::Stream => feed::stream::handle(app, caller, incoming).await,
     };
     gate::tell_skew(app, response, skew_s)

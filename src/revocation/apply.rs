@@ -71,10 +71,10 @@ pub async fn apply_all(app: &App, orders: &[Order]) -> Vec<Result<u64, NotDone>>
     work.close_and_record().await;
     work.strike_new_owners().await;
     work.confirm().await;
+    let struck = work.strikes.iter().map(|strike| strike.agent.clone()).collect();
     let results = work.results();
-    if results.iter().any(Result::is_ok) {
-        super::feed::poke_later(app);
-    }
+    // Also where the ledger failed: the streams of the agents end without it.
+    crate::feed::poke_later(app, struck);
     results
 }
 

@@ -81,7 +81,7 @@ pub async fn lift(app: &App, seq: u64, force: bool, reason: Option<&str>) -> Res
             .await?
             .ok_or_else(|| NotDone("the lift was not written".into()))?,
     };
-    super::feed::poke_later(app);
+    crate::feed::poke_later(app, Vec::new());
 
     // Whoever was named, and whoever holds a token by the record. One that nobody has shown yet has no object: the first
     // one that sees it asks the ledger.

@@ -128,7 +128,7 @@ pub async fn reconcile(app: &App) -> Result<Report, NotDone> {
     };
     let result = run.go_through(&mut listing, tag).await;
     if run.state.added > 0 {
-        super::feed::poke(app).await;
+        crate::feed::poke(app, Vec::new()).await;
     }
     let report = Report {
         outcome: match result? {

@@ -8,6 +8,7 @@ pub mod import;
 pub mod keys;
 pub mod lift;
 pub mod list;
+pub mod new_epoch;
 pub mod page;
 pub mod reconcile;
 pub mod revoke;

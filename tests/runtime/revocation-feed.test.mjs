@@ -32,14 +32,16 @@ async function listen(headers = { authorization: `Bearer ${FEED}` }, path = "/v1
   assert.match(response.headers.get("content-type"), /^text\/event-stream/);
   assert.match(response.headers.get("x-request-id"), /./);
   const events = [];
-  let comments = 0;
+  let [comments, degraded, resets] = [0, 0, 0];
   const done = (async () => {
     let text = "";
     for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
       text += chunk;
       for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
         const block = text.slice(0, end);
-        if (block.startsWith(":")) comments += 1;
+        if (block.startsWith(": degraded")) degraded += 1;
+        else if (block.startsWith(":")) comments += 1;
+        else if (block.startsWith("event: reset")) resets += 1;
         else {
           const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s)));
           events.push({ ...fields, at: performance.now(), item: JSON.parse(fields.data) });
@@ -48,27 +50,29 @@ async function listen(headers = { authorization: `Bearer ${FEED}` }, path = "/v1
     }
   })().catch(() => {});
   return {
-    events, done, stop: () => stop.abort(), comments: () => comments,
+    events, done, stop: () => stop.abort(), comments: () => comments, degraded: () => degraded, resets: () => resets,
     seen: (seq, deadlineMs = 3000) => eventually(() => events.find((event) => event.item.seq === seq), { deadlineMs, everyMs: 2, what: `event ${seq}` }),
   };
 }
 
 test("pages from a number on, in bounds, with the latest number as tag", async () => {
   const empty = answered(await get("/v1/revocations"), 200);
-  assert.deepEqual(empty, { latest: 0, next: 0, more: false, items: [] });
+  const { epoch } = empty;
+  assert.match(epoch, /^[0-9a-z]+$/);
+  assert.deepEqual(empty, { epoch, latest: 0, next: 0, more: false, items: [] });
   const items = [];
   for (let n = 0; n < 5; n++) items.push(await revokeAgent(stranger()));
   const latest = items.at(-1).seq;
   const whole = await get("/v1/revocations");
-  assert.deepEqual(answered(whole, 200), { latest, next: latest, more: false, items });
-  assert.equal(whole.headers.get("etag"), `"${latest}"`);
+  assert.deepEqual(answered(whole, 200), { epoch, latest, next: latest, more: false, items });
+  assert.equal(whole.headers.get("etag"), `"${epoch}-${latest}"`);
   assert.deepEqual(answered(await get(`/v1/revocations?since=${items[0].seq}&limit=2`), 200),
-    { latest, next: items[2].seq, more: true, items: items.slice(1, 3) });
-  const same = await get("/v1/revocations", { "if-none-match": `"${latest}"` });
+    { epoch, latest, next: items[2].seq, more: true, items: items.slice(1, 3) });
+  const same = await get("/v1/revocations", { "if-none-match": `"${epoch}-${latest}"` });
   assert.deepEqual([same.status, same.text], [304, ""]);
   const one = await revokeAgent(stranger());
-  assert.deepEqual(answered(await get(`/v1/revocations?since=${latest}`, { "if-none-match": `"${latest}"` }), 200).items, [one]);
-  for (const query of ["since=x", "since=-1", "limit=0", "limit=1001", "since=1&since=2"]) {
+  assert.deepEqual(answered(await get(`/v1/revocations?since=${latest}`, { "if-none-match": `"${epoch}-${latest}"` }), 200).items, [one]);
+  for (const query of ["since=x", "since=-1", "limit=0", "limit=1001", "since=1&since=2", "epoch=", "epoch=a%20b"]) {
     refused(await get(`/v1/revocations?${query}`), 400, "PROXY_FEED_INVALID_QUERY");
   }
 });
@@ -135,8 +139,8 @@ test("the bundle holds what stands, and nothing that was lifted", async () => {
   assert.equal(response.status, 200);
   const files = untar(gunzipSync(Buffer.from(await response.arrayBuffer())));
   const { revocations } = JSON.parse(files["data.json"]);
-  assert.deepEqual(JSON.parse(files[".manifest"]), { revision: String(revocations.latest), roots: ["revocations"] });
-  assert.equal(response.headers.get("etag"), `"${revocations.latest}"`);
+  assert.deepEqual(JSON.parse(files[".manifest"]), { revision: `${revocations.epoch}-${revocations.latest}`, roots: ["revocations"] });
+  assert.equal(response.headers.get("etag"), `"${revocations.epoch}-${revocations.latest}"`);
   assert.equal(revocations.agents[stands.agentDid].seq, stands.seq);
   assert.equal(revocations.tokens[token.jti].expiresAt, token.expiresAt);
   assert.ok(!(lifted.agentDid in revocations.agents));
@@ -204,7 +208,7 @@ async function hurried(run) {
   }
 }
 
-test("a lost poke costs a listener 15 s and nothing else", () =>
+test("a lost poke costs a listener a minute and nothing else", () =>
   hurried(async (own, stream, take) => {
     const work = "work:whose-poke-is-lost";
     await own.lose(work, 6, "before");
@@ -230,6 +234,65 @@ test("a comment every 15 s, no sooner, also where pokes come that bring nothing"
     assert.ok(tookMs >= (2 * EVERY_MS) / SPEED, `three comments took ${tookMs} ms`);
     assert.ok(pokes > 3 && stream.events.length === 1);
   }));
+
+test("while the database fails a listener is told so, and gets everything that it missed, once", () =>
+  hurried(async (own, stream, take) => {
+    await own.database("fails");
+    await own.send("GET", "/v1/time"); // the timer finds it out by itself
+    await eventually(() => stream.degraded() > 2, { what: "degraded" });
+    const comments = stream.comments();
+    await eventually(() => stream.degraded() > 5, { what: "degraded, again" });
+    assert.equal(stream.comments(), comments, "nobody says alive");
+    await own.database("well");
+    const { seq } = answered(await take(stranger(), "work:after-the-outage"), 201);
+    await stream.seen(seq);
+    assert.deepEqual(stream.events.map((each) => each.item.seq), [seq]);
+  }));
+
+test("a restored database: a position above the latest starts over, and so does everyone in a new epoch", async () => {
+  const own = await start({ bindings });
+  try {
+    const at = async (path, rest) => own.send("GET", path, bearer(FEED, rest));
+    const take = async () =>
+      (await own.send("POST", "/admin/v1/revocations", { ...bearer(ADMIN), body: JSON.stringify({ kind: "agent", agentDid: stranger() }) })).json;
+    for (let n = 0; n < 4; n++) await take();
+    const stream = await listen(undefined, undefined, own);
+    await stream.seen(4);
+    const bundle = await at("/v1/bundles/revocations.tar.gz");
+    await own.db.prepare("DELETE FROM revocations WHERE seq > 2").run();
+    await own.db.prepare("UPDATE sqlite_sequence SET seq = 2 WHERE name = 'revocations'").run();
+    const above = answered(await at("/v1/revocations?since=4"), 200);
+    assert.deepEqual([above.reset, above.latest, above.items.length], [true, 2, 2]);
+    const { epoch } = answered(await own.send("POST", "/admin/v1/feed/epoch", bearer(ADMIN)), 200);
+    assert.notEqual(epoch, above.epoch);
+    const fresh = [await take(), await take()];
+    assert.deepEqual(fresh.map((item) => item.seq), [3, 4]);
+    await eventually(() => stream.resets() > 0 && stream.events.filter((each) => each.item.seq === 4).length > 1, { what: "the new rows" });
+    assert.deepEqual(stream.events.slice(4).map((each) => each.item.seq), [1, 2, 3, 4]);
+    const other = answered(await at(`/v1/revocations?since=4&epoch=${above.epoch}`), 200);
+    assert.deepEqual([other.reset, other.items.length], [true, 4]);
+    assert.equal((await at("/v1/bundles/revocations.tar.gz", { "if-none-match": bundle.headers.get("etag") })).status, 200);
+    stream.stop();
+  } finally {
+    await own.stop();
+  }
+});
+
+test("a stream of an agent: two at most, none of the reasons, and the end with its last pair", async () => {
+  const [agent, peer] = await world.agents(2);
+  await pair(agent, peer);
+  const path = "/v1/events/revocations?since=999999";
+  const streams = [await listen(agent.headers("GET", path), path), await listen(agent.headers("GET", path), path)];
+  refused(await agent.get("/v1/events/revocations"), 429, "PROXY_FEED_STREAM_LIMIT_EXCEEDED");
+  const { seq } = (await revoke({ kind: "agent", agentDid: stranger(), reason: "a secret of ours" })).json;
+  const { item } = await streams[0].seen(seq);
+  assert.ok(!("reason" in item) && streams[0].resets() === 1);
+  const page = answered(await agent.get("/v1/revocations?limit=1000"), 200);
+  assert.ok(page.items.every((each) => !("reason" in each)));
+  assert.ok(answered(await get(`/v1/revocations?since=${seq - 1}`), 200).items[0].reason);
+  assert.equal((await agent.post("/pair/remove", { peerAgentDid: peer.agentDid })).status, 200);
+  await Promise.all(streams.map((stream) => stream.done));
+});
 
 test("it resumes after a restart; without its object there is no stream and everything else", async () => {
   const own = await start({ bindings });

@@ -55,6 +55,7 @@ pub enum AdminRoute {
     Reconcile,
     RefreshKeys,
     Import,
+    NewEpoch,
     Status,
     DeadLetters,
     DeadLetter,
@@ -220,6 +221,7 @@ pub const ROUTES: &[RouteSpec] = &[
     row(Access::Admin(AdminRoute::Reconcile), "POST", "/admin/v1/reconcile", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::RefreshKeys), "POST", "/admin/v1/keys/refresh", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::Import), "GET", "/admin/v1/import", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Admin(AdminRoute::NewEpoch), "POST", "/admin/v1/feed/epoch", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::Status), "GET", "/admin/v1/status", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::DeadLetters), "GET", "/admin/v1/dead-letters", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Admin(AdminRoute::DeadLetter), "GET", "/admin/v1/dead-letters/{id}", &code::PROXY_ADMIN_INVALID_INPUT),
@@ -409,6 +411,7 @@ mod tests {
             POST /admin/v1/reconcile: admin
             POST /admin/v1/keys/refresh: admin
             GET /admin/v1/import: admin
+            POST /admin/v1/feed/epoch: admin
             GET /admin/v1/status: admin
             GET /admin/v1/dead-letters: admin
             GET /admin/v1/dead-letters/{id}: admin

@@ -115,7 +115,7 @@ impl Shared {
                 Read::Wait(at_ms) => self.wait(state, at_ms),
                 Read::Page { since, unless } => {
                     drop(state);
-                    let (got, fault) = self.ask(since, unless);
+                    let (got, fault) = self.ask(since, unless.as_deref());
                     let mut state = self.lock();
                     state.fault = fault;
                     let effects = state.feed.got(now_ms(), got);
@@ -127,11 +127,10 @@ impl Shared {
         }
     }
 
-    fn ask(&self, since: u64, unless: Option<u64>) -> (Got, Option<String>) {
+    fn ask(&self, since: u64, unless: Option<&str>) -> (Got, Option<String>) {
         let path = format!("{FEED_PATH}?since={since}&limit={MAX_PAGE_ITEMS}");
-        let tag = unless.map(|seq| format!("\"{seq}\""));
         let failed = |retry_after_ms, fault: String| (Got::Failed(retry_after_ms), Some(fault));
-        match self.client.get(&path, tag.as_deref(), MAX_PAGE_BYTES) {
+        match self.client.get(&path, unless, MAX_PAGE_BYTES) {
             Err(error) => failed(None, error.to_string()),
             Ok(answer) if answer.status == 304 => (Got::Unchanged, None),
             Ok(answer) if answer.status == 200 => match Page::parse(&answer.body) {
@@ -197,10 +196,19 @@ impl Shared {
     fn signal(&self, signal: Signal) -> bool {
         let mut state = self.lock();
         match signal {
+            Signal::Degraded => state.feed.degraded(now_ms()),
             Signal::Comment => state.feed.alive(),
+            Signal::Event { name, .. } if name == b"reset" => {
+                state.feed.reset(now_ms());
+                drop(state);
+                self.changed.notify_all();
+                return false;
+            }
             Signal::Event { name, data } if name == b"revocation" => {
-                let Ok(item) = Item::parse(&data) else {
-                    return false;
+                let item = match Item::parse_known(&data) {
+                    Ok(Some(item)) => item,
+                    Ok(None) => return true,
+                    Err(_) => return false,
                 };
                 let effect = state.feed.pushed(now_ms(), item);
                 self.take(&mut state, effect);

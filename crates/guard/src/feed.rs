@@ -7,6 +7,8 @@
 //! - **Complete reads.** The first read goes into a set of its own, which then replaces the cache's. It is repeated
 //!   once a day, to drop what the ledger has swept, and at once if the ledger's last number is below ours, because
 //!   then the ledger was cut or replaced.
+//! - **Epochs.** A page of another epoch, one that says `reset`, or the stream's `reset` begins a complete read, because
+//!   the numbers mean other rows now. What the cache holds stays until the new set is complete.
 //! - **Gaps.** If a pushed item leaves a gap, it is applied at once if it revokes something, because waiting would
 //!   let the caller in. The reader then fetches everything from the position on, in order. Numbers that the ledger
 //!   itself leaves out are skipped that way.
@@ -22,7 +24,7 @@ use std::collections::BTreeMap;
 
 use super::cache::{Freshness, RevocationSet};
 use clawdentity_core::backoff::doubled;
-use clawdentity_protocol::revocation::{Item, Page, Subject};
+use clawdentity_protocol::revocation::{Item, Page, Subject, tag};
 
 /// How many items that were pushed ahead are held until the reader has caught up; what is over is read, not held.
 const MAX_HELD: usize = 1000;
@@ -60,14 +62,14 @@ impl Default for FeedSettings {
 }
 
 /// What the reader does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
     /// Ask for the items after this number.
     Page {
         /// `since`.
         since: u64,
         /// `If-None-Match`: the answer may be that this is still the last number.
-        unless: Option<u64>,
+        unless: Option<String>,
     },
     /// Nothing until then, Unix milliseconds, unless woken.
     Wait(u64),
@@ -118,6 +120,8 @@ pub struct Feed {
     read_at_ms: u64,
     read_failures: u32,
     listening: bool,
+    /// What the ledger's numbers belong to, as its pages say.
+    ledger: String,
     /// Which ledger the listener listens to: another one after the position went back.
     epoch: u64,
     listen_at_ms: u64,
@@ -139,6 +143,7 @@ impl Feed {
             read_at_ms: 0,
             read_failures: 0,
             listening: false,
+            ledger: String::new(),
             epoch: 0,
             listen_at_ms: 0,
             listen_failures: 0,
@@ -162,7 +167,10 @@ impl Feed {
         let position = self.freshness.position;
         let (since, unless) = match &self.complete {
             Some((_, since)) => (*since, None),
-            None => (position, (self.seen <= position).then_some(position)),
+            None => (
+                position,
+                (self.seen <= position).then(|| tag(&self.ledger, position)),
+            ),
         };
         self.asked_from = since;
         Read::Page { since, unless }
@@ -183,6 +191,13 @@ impl Feed {
             Got::Failed(retry_after_ms) => return self.failed(now_ms, retry_after_ms),
         };
         self.read_failures = 0;
+        let other = page.epoch != self.ledger;
+        self.ledger.clone_from(&page.epoch);
+        // Pages of two ledgers make no set. One that was begun is begun anew; what is held stays until it is complete.
+        let halfway = self.complete.as_ref().is_none_or(|(_, since)| *since > 0);
+        if halfway && (other || page.reset) {
+            return self.start_over(now_ms);
+        }
         if self.complete.is_some() {
             self.collect(now_ms, page)
         } else {
@@ -314,6 +329,22 @@ impl Feed {
     /// The stream lives: it brought something, if only a comment.
     pub fn alive(&mut self) {
         self.listen_failures = 0;
+    }
+
+    /// The proxy cannot read its ledger at the moment: it lives, and nothing is confirmed.
+    pub fn degraded(&mut self, now_ms: u64) {
+        self.alive();
+        self.read_at_ms = self
+            .read_at_ms
+            .min(now_ms.saturating_add(self.settings.poll_every_ms));
+    }
+
+    /// The stream says that its numbers start over: everything is read anew.
+    pub fn reset(&mut self, now_ms: u64) {
+        self.alive();
+        self.complete = Some((RevocationSet::default(), 0));
+        self.go_back();
+        self.read_at_ms = now_ms;
     }
 
     /// The stream ended or never stood.

@@ -25,6 +25,8 @@ pub enum Signal {
     },
     /// A comment: the stream lives.
     Comment,
+    /// A comment: the proxy lives, and cannot read its ledger (docs/wire.md §10.2).
+    Degraded,
 }
 
 /// A stream so far.
@@ -69,7 +71,14 @@ impl Parser {
             return Ok(complete.then_some(Signal::Event { name, data }));
         }
         let (field, value) = match line.iter().position(|byte| *byte == b':') {
-            Some(0) => return Ok(Some(Signal::Comment)),
+            Some(0) => {
+                let degraded = line.get(1..).is_some_and(|text| text.trim_ascii() == b"degraded");
+                return Ok(Some(if degraded {
+                    Signal::Degraded
+                } else {
+                    Signal::Comment
+                }));
+            }
             Some(at) => line.split_at(at),
             None => (line.as_slice(), &b""[..]),
         };
@@ -129,6 +138,7 @@ mod tests {
             ),
             ("event: a\rdata: b\r\r", vec![event("a", "b")]),
             (": hello\n\n:\n", vec![Signal::Comment, Signal::Comment]),
+            (": degraded\n\n", vec![Signal::Degraded]),
             ("data: a\ndata: b\n\n", vec![event("", "a\nb")]),
             ("data\n\n", vec![event("", "")]),
             ("data:  a\n\n", vec![event("", " a")]),

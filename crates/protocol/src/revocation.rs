@@ -4,7 +4,9 @@
 //! kind `agent` cannot lack its agent.
 //!
 //! - A field that a reader does not know is skipped, because readers of the feed are deployed apart from the proxy.
-//! - A *kind* that a reader does not know is refused, because nobody can safely skip a revocation.
+//! - An item of a *kind* that a reader does not know is skipped, because readers and proxies are deployed apart; a source
+//!   that it does not know is `other`. An item of a known kind that cannot be read makes its page unreadable, because
+//!   nobody can safely skip a revocation.
 //! - An operator's order is a closed set of fields: a typing error must not turn the revocation of a token into that
 //!   of an agent.
 //!
@@ -12,6 +14,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::did::AgentDid;
 use super::ids::Ulid;
@@ -42,7 +45,7 @@ impl RevocationError {
 }
 
 /// Who revoked something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// An event of the registry.
@@ -51,6 +54,15 @@ pub enum Source {
     Crl,
     /// An operator.
     Operator,
+    /// A source that only a newer version knows. It is never written.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self::parse(&text).unwrap_or(Self::Other))
+    }
 }
 
 impl Source {
@@ -60,10 +72,11 @@ impl Source {
             Self::Queue => "queue",
             Self::Crl => "crl",
             Self::Operator => "operator",
+            Self::Other => "other",
         }
     }
 
-    /// The source of this name.
+    /// The source of this name, if this version knows it.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "queue" => Some(Self::Queue),
@@ -163,65 +176,133 @@ impl Item {
         object(body).ok_or(RevocationError("not a revocation"))
     }
 
+    /// The same, and nothing where its kind is not known here.
+    ///
+    /// # Errors
+    /// As `parse`.
+    pub fn parse_known(body: &[u8]) -> Result<Option<Self>, RevocationError> {
+        if body.len() > MAX_ITEM_BYTES {
+            return Err(RevocationError("a revocation is too large"));
+        }
+        let known: Known = serde_json::from_slice(body).map_err(|_| RevocationError("not a revocation"))?;
+        Ok(known.item)
+    }
+
     /// The JSON text that `parse` accepts, on one line.
     pub fn to_json(&self) -> String {
         json(self)
     }
 }
 
+/// The longest epoch.
+const MAX_EPOCH_CHARS: usize = 64;
+
+/// Whether a text can be an epoch: short, and of characters that need no escaping in a query or a tag.
+pub fn is_epoch(text: &str) -> bool {
+    (1..=MAX_EPOCH_CHARS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// The `ETag` of the ledger at this number of this epoch. A proxy from before epochs has numbers alone.
+pub fn tag(epoch: &str, latest: u64) -> String {
+    match epoch {
+        "" => format!("\"{latest}\""),
+        _ => format!("\"{epoch}-{latest}\""),
+    }
+}
+
 /// A page of the feed: the answer of `GET /v1/revocations`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Page {
-    /// The ledger's last number; 0 if it is empty.
+    /// What the numbers belong to; numbers of another epoch mean other rows. Empty where the proxy knows no epochs.
+    pub epoch: String,
+    /// The ledger's last number; 0 where it is empty.
     pub latest: u64,
     /// What to ask for next: all items up to this number were given.
     pub next: u64,
-    /// Whether there are items after this page.
+    /// Whether there are rows after this page.
     pub more: bool,
+    /// The position asked for was of another epoch or above the latest number, so this page begins at the beginning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
     /// In order of their numbers.
     pub items: Vec<Item>,
 }
 
 #[derive(Deserialize)]
 struct RawPage {
+    #[serde(default)]
+    epoch: String,
     latest: u64,
     next: u64,
     more: bool,
-    items: Vec<Item>,
+    #[serde(default)]
+    reset: bool,
+    items: Vec<Known>,
+}
+
+/// An item, or nothing where its kind is not known here.
+struct Known {
+    seq: u64,
+    item: Option<Item>,
+}
+
+impl<'de> Deserialize<'de> for Known {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            seq: u64,
+            kind: String,
+        }
+
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        match serde_json::from_str::<Item>(text.get()) {
+            Ok(item) => Ok(Self {
+                seq: item.seq,
+                item: Some(item),
+            }),
+            Err(error) => match serde_json::from_str::<Object<Head>>(text.get()) {
+                Ok(Object(head)) if !KINDS.contains(&head.kind.as_str()) && is_seq(head.seq) => Ok(Self {
+                    seq: head.seq,
+                    item: None,
+                }),
+                _ => Err(serde::de::Error::custom(error)),
+            },
+        }
+    }
 }
 
 impl Page {
     /// Parses a page. Numbers must rise from item to item, and `next` and `latest` must not lie before the last one.
+    /// Items of unknown kinds are left out.
     ///
     /// # Errors
-    /// Over `MAX_PAGE_BYTES`, or not a page, or one that cannot be followed: more is said to come after no items.
+    /// Over `MAX_PAGE_BYTES`, or not a page.
     pub fn parse(body: &[u8]) -> Result<Self, RevocationError> {
         const MALFORMED: RevocationError = RevocationError("not a page of revocations");
         if body.len() > MAX_PAGE_BYTES {
             return Err(RevocationError("a page of revocations is too large"));
         }
-        let RawPage {
-            latest,
-            next,
-            more,
-            items,
-        } = object(body).ok_or(MALFORMED)?;
+        let raw: RawPage = object(body).ok_or(MALFORMED)?;
         let mut last = 0;
-        for item in &items {
+        for item in &raw.items {
             if item.seq <= last {
                 return Err(MALFORMED);
             }
             last = item.seq;
         }
-        let followable = last <= next && last <= latest && !(more && items.is_empty());
-        if items.len() > MAX_PAGE_ITEMS || latest.max(next) > MAX_SEQ || !followable {
+        let in_order = last <= raw.next && last <= raw.latest;
+        let epoch_is_good = raw.epoch.is_empty() || is_epoch(&raw.epoch);
+        let too_high = raw.latest.max(raw.next) > MAX_SEQ;
+        if raw.items.len() > MAX_PAGE_ITEMS || too_high || !in_order || !epoch_is_good {
             return Err(MALFORMED);
         }
         Ok(Self {
-            latest,
-            next,
-            more,
-            items,
+            epoch: raw.epoch,
+            latest: raw.latest,
+            next: raw.next,
+            more: raw.more,
+            reset: raw.reset,
+            items: raw.items.into_iter().filter_map(|known| known.item).collect(),
         })
     }
 
@@ -324,6 +405,8 @@ impl Order {
         })
     }
 }
+
+const KINDS: [&str; 4] = ["agent", "token", "session", "lift"];
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,12 +7,13 @@ use worker::Response;
 use super::{bad_input, unavailable};
 use crate::app::App;
 use crate::core::admin::page_query;
+use crate::core::feed::Place;
 use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
 use crate::trust::ledger::feed;
 
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let (since, limit) = page_query(incoming.target.url.query_pairs()).map_err(bad_input)?;
-    let page = feed::page(app, since, limit).await;
+    let page = feed::page(app, &Place { since, epoch: None }, limit).await;
     json_response(200, &page.map_err(|error| unavailable(app, &error))?)
 }

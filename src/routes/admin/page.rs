@@ -15,6 +15,7 @@ use crate::canary;
 use crate::consumers::dead_letters::{self as letters, DeadLetter};
 use crate::core::admin::{agent_query, number};
 use crate::core::canary::{OfWay, Percentiles, Way};
+use crate::core::feed::Place;
 use crate::core::operator_page::html::{self, document, escape, form, hidden, table};
 use crate::core::operator_page::problems::{Facts, Measured, problems};
 use crate::core::operator_page::{Session, set_cookie};
@@ -138,10 +139,17 @@ fn sign_in_form(app: &App, status: u16, fault: &str) -> Response {
 /// The first screen: what is wrong and what to do, then how everything stands, then what can be done.
 async fn overview(app: &App, session: &Session, incoming: &Incoming) -> Result<Response, ApiError> {
     let unavailable = |error: trust::DbError| super::unavailable(app, &error);
-    let latest = feed::latest(app).await.map_err(unavailable)?;
-    let recent = feed::page(app, latest.saturating_sub(SHOWN_ROWS), SHOWN_ROWS)
-        .await
-        .map_err(unavailable)?;
+    let latest = feed::head(app).await.map_err(unavailable)?.latest;
+    let recent = feed::page(
+        app,
+        &Place {
+            since: latest.saturating_sub(SHOWN_ROWS),
+            epoch: None,
+        },
+        SHOWN_ROWS,
+    )
+    .await
+    .map_err(unavailable)?;
     let reconciled = reconciliation::load(app).await.map_err(unavailable)?;
     let lags_ms = feed::lags_of_the_last_hour(app).await.map_err(unavailable)?;
     let count = letters::count(app).await.map_err(unavailable)?;
@@ -426,7 +434,15 @@ async fn letter_page(app: &App, session: &Session, incoming: &Incoming) -> Resul
 /// Says what a lift will do before it is done.
 async fn ask_lift(app: &App, session: &Session, incoming: &Incoming) -> Result<Response, ApiError> {
     let seq = id_of(query(incoming, "seq"))?;
-    let found = feed::page(app, seq.saturating_sub(1), 1).await;
+    let found = feed::page(
+        app,
+        &Place {
+            since: seq.saturating_sub(1),
+            epoch: None,
+        },
+        1,
+    )
+    .await;
     let found = found.map_err(|error| super::unavailable(app, &error))?;
     let item = found.items.into_iter().find(|item| item.seq == seq);
     let item = item.ok_or_else(|| super::bad_input("the ledger has no such number"))?;

@@ -29,6 +29,8 @@ struct Status<'a> {
     version: &'a str,
     environment: &'static str,
     now: String,
+    /// What the ledger's numbers belong to.
+    epoch: String,
     /// The ledger's highest number.
     latest: u64,
     /// Rows by kind, source and whether they stand.
@@ -72,9 +74,7 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         Some(agent) => Some(of_agent(app, agent).await?),
         None => None,
     };
-    let latest = feed::latest(app)
-        .await
-        .map_err(|error| unavailable(app, &error))?;
+    let head = feed::head(app).await.map_err(|error| unavailable(app, &error))?;
     let counts = feed::counts(app)
         .await
         .map_err(|error| unavailable(app, &error))?;
@@ -83,7 +83,8 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         version: &app.config.version,
         environment: app.config.environment.as_str(),
         now: iso_ms(app.now_ms()),
-        latest,
+        epoch: head.epoch,
+        latest: head.latest,
         counts,
         crl: registry::crl::state(app),
         reconciliation: reconciliation.map_err(|error| unavailable(app, &error))?,

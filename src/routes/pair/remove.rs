@@ -51,6 +51,8 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
             .map_err(|error| error.to_string()),
         Err(error) => Err(error),
     };
+    // A stream of an agent that has no pair left ends.
+    crate::feed::poke_later(app, vec![agent.clone(), ended.peer.clone()]);
     let fields = json!({
         "requestId": incoming.request_id.as_str(),
         "agentDid": agent.as_str(),

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use worker::D1Result;
 
-use super::super::d1::{self, DbError, Sql, batch, number, query, text};
+use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use crate::app::App;
 use crate::core::canary::is_canary;
+use crate::core::feed::{Place, page_end};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::{Item, Page, Source, Subject};
@@ -14,13 +15,50 @@ const READ_TIMEOUT_MS: u64 = 5_000;
 
 pub(super) const LATEST: &str = "SELECT COALESCE(MAX(seq), 0) AS latest FROM revocations";
 
+/// Without its row, which a restore to before the first one leaves, the epoch is 0.
+const HEAD: &str = "
+SELECT COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') AS epoch,
+  (SELECT COALESCE(MAX(seq), 0) FROM revocations) AS latest";
+
+/// From the beginning where the position is above the latest number or of another epoch, in the same step.
 const PAGE: &str = "
 SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
-WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+WHERE seq > CASE WHEN ?1 > (SELECT COALESCE(MAX(seq), 0) FROM revocations)
+    OR ?3 <> COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') THEN 0 ELSE ?1 END
+ORDER BY seq LIMIT ?2";
 
-const STANDING_BETWEEN: &str = "
-SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
-WHERE seq > ?1 AND seq <= ?3 AND lifted_by IS NULL AND kind IN ('agent', 'token') ORDER BY seq LIMIT ?2";
+/// Streams whose agent is revoked or has no pair left, or whose token is revoked.
+const MAY_NOT_LISTEN: &str = "
+SELECT value ->> '$.id' AS id FROM json_each(?1)
+WHERE NOT EXISTS (SELECT 1 FROM pairs WHERE agent_did = value ->> '$.agent')
+  OR EXISTS (SELECT 1 FROM revocations WHERE kind = 'agent' AND agent_did = value ->> '$.agent' AND lifted_by IS NULL)
+  OR EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value ->> '$.jti' AND lifted_by IS NULL)";
+
+/// Members of the bundle's `agents`, as text. In the order of their keys, so that a row that gets a new number while
+/// they are read is neither missed nor there twice.
+const BUNDLE_AGENTS: &str = "
+SELECT COUNT(*) AS rows, MAX(name) AS last, group_concat(json_quote(name) || ':' || fields, ',') AS members FROM (
+  SELECT agent_did AS name, '{\"seq\":' || seq || ',\"revokedAt\":' || CAST(revoked_at_ms AS INTEGER) ||
+    ',\"source\":' || json_quote(source) ||
+    CASE WHEN ?3 AND reason IS NOT NULL THEN ',\"reason\":' || json_quote(reason) ELSE '' END || '}' AS fields
+  FROM revocations WHERE kind = 'agent' AND lifted_by IS NULL AND agent_did > ?1 ORDER BY agent_did LIMIT ?2)";
+
+/// The same of `tokens`; one that is over is left out, and so is a canary's (`core::canary`).
+const BUNDLE_TOKENS: &str = "
+SELECT COUNT(*) AS rows, MAX(name) AS last, group_concat(json_quote(name) || ':' || fields, ',') AS members FROM (
+  SELECT jti AS name, '{\"seq\":' || seq || ',\"revokedAt\":' || CAST(revoked_at_ms AS INTEGER) ||
+    ',\"source\":' || json_quote(source) ||
+    CASE WHEN ?3 AND reason IS NOT NULL THEN ',\"reason\":' || json_quote(reason) ELSE '' END ||
+    CASE WHEN agent_did IS NOT NULL THEN ',\"agentDid\":' || json_quote(agent_did) ELSE '' END ||
+    CASE WHEN expires_at_ms IS NOT NULL THEN ',\"expiresAt\":' || CAST(expires_at_ms AS INTEGER) ELSE '' END ||
+    '}' AS fields
+  FROM revocations WHERE kind = 'token' AND lifted_by IS NULL AND jti > ?1
+    AND (expires_at_ms IS NULL OR expires_at_ms > ?4)
+    AND (agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_') ORDER BY jti LIMIT ?2)";
+
+const NEW_EPOCH: &str = "
+INSERT INTO feed_epoch (id, epoch, begun_at_ms) VALUES (1, ?1, ?2)
+ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, begun_at_ms = excluded.begun_at_ms";
 
 const BY_AGENT: &str = "
 SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
@@ -53,8 +91,8 @@ WHERE source = 'queue' AND recorded_at_ms > ?1";
 pub(super) struct Row {
     seq: f64,
     kind: String,
-    agent_did: Option<AgentDid>,
-    jti: Option<Ulid>,
+    agent_did: Option<String>,
+    jti: Option<String>,
     lifts: Option<f64>,
     reason: Option<String>,
     source: Source,
@@ -63,27 +101,29 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// None for a row with an unexpected shape, and for the kill switch's measurements of itself.
+    /// None for a row of a shape that this version does not write, or cannot read, and for the kill switch's measurements
+    /// of itself.
     pub(super) fn item(self) -> Option<Item> {
-        if self.agent_did.as_ref().is_some_and(is_canary) {
+        let agent = self
+            .agent_did
+            .as_deref()
+            .and_then(|did| AgentDid::parse(did).ok());
+        if agent.as_ref().is_some_and(is_canary) {
             return None;
         }
+        let jti = self.jti.as_deref().and_then(|jti| Ulid::parse(jti).ok());
         let subject = match self.kind.as_str() {
-            "agent" => Subject::Agent {
-                agent: self.agent_did?,
-            },
-            "session" => Subject::Session {
-                agent: self.agent_did?,
-            },
+            "agent" => Subject::Agent { agent: agent? },
+            "session" => Subject::Session { agent: agent? },
             "token" => Subject::Token {
-                jti: self.jti?,
-                agent: self.agent_did,
+                jti: jti?,
+                agent,
                 expires_at_ms: self.expires_at_ms.map(|at_ms| at_ms as u64),
             },
             "lift" => Subject::Lift {
                 lifts: self.lifts? as u64,
-                agent: self.agent_did,
-                jti: self.jti,
+                agent,
+                jti,
             },
             _ => return None,
         };
@@ -97,52 +137,151 @@ impl Row {
     }
 }
 
-/// The rows after number `since`, at most `limit`.
+/// The rows after a position, `limit` at most; from the beginning where the position is none of this ledger.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn page(app: &App, since: u64, limit: u64) -> Result<Page, DbError> {
-    let statements = vec![
-        Sql::new(LATEST, []),
-        Sql::new(PAGE, [number(since), number(limit)]),
-    ];
+pub async fn page(app: &App, place: &Place, limit: u64) -> Result<Page, DbError> {
+    look(app, Some(place), limit, "").await.map(|(page, _)| page)
+}
+
+/// The same, and which of the streams that agents have opened must end, in one call. Without a position, only where the
+/// ledger stands. `streams`: a JSON array of `{id, agent, jti}`, or nothing.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn look(
+    app: &App,
+    place: Option<&Place>,
+    limit: u64,
+    streams: &str,
+) -> Result<(Page, Vec<u64>), DbError> {
+    #[derive(Deserialize)]
+    struct Stream {
+        id: f64,
+    }
+
+    let mut statements = vec![Sql::new(HEAD, [])];
+    if let Some(place) = place {
+        let epoch = optional_text(place.epoch.as_deref());
+        statements.push(Sql::new(PAGE, [number(place.since), number(limit), epoch]));
+    }
+    if !streams.is_empty() {
+        statements.push(Sql::new(MAY_NOT_LISTEN, [text(streams)]));
+    }
     let results = batch(app, READ_TIMEOUT_MS, statements).await?;
-    let latest = latest_of(&results, 0)?;
-    let items: Vec<Item> = d1::rows::<Row>(&results, 1)?
-        .into_iter()
-        .filter_map(Row::item)
-        .collect();
-    let more = items.len() as u64 >= limit && items.last().is_some_and(|last| last.seq < latest);
-    Ok(Page {
+    let Head { epoch, latest } = head_of(&results)?;
+    let rows: Vec<Row> = match place {
+        Some(_) => d1::rows(&results, 1)?,
+        None => Vec::new(),
+    };
+    let ended: Vec<Stream> = match streams {
+        "" => Vec::new(),
+        _ => d1::rows(&results, results.len().saturating_sub(1))?,
+    };
+    let reset = place.is_some_and(|place| place.is_reset(&epoch, latest));
+    let since = match place {
+        Some(place) if !reset => place.since,
+        _ => 0,
+    };
+    let last = rows.last().map(|row| row.seq as u64);
+    let (next, more) = page_end(since, latest, limit, rows.len() as u64, last);
+    let page = Page {
+        epoch,
         latest,
-        next: match items.last() {
-            Some(last) if more => last.seq,
-            _ => latest.max(since),
-        },
+        next,
         more,
-        items,
+        reset,
+        items: rows.into_iter().filter_map(Row::item).collect(),
+    };
+    Ok((page, ended.iter().map(|stream| stream.id as u64).collect()))
+}
+
+/// Where the ledger stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What its numbers belong to.
+    pub epoch: String,
+    /// Its highest number; 0 where it is empty.
+    pub latest: u64,
+}
+
+/// Where the ledger stands.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn head(app: &App) -> Result<Head, DbError> {
+    head_of(&batch(app, READ_TIMEOUT_MS, vec![Sql::new(HEAD, [])]).await?)
+}
+
+fn head_of(results: &[D1Result]) -> Result<Head, DbError> {
+    #[derive(Deserialize)]
+    struct Row {
+        epoch: String,
+        latest: f64,
+    }
+
+    let rows: Vec<Row> = d1::rows(results, 0)?;
+    let row = rows.into_iter().next();
+    row.map(|row| Head {
+        epoch: row.epoch,
+        latest: row.latest as u64,
     })
+    .ok_or_else(|| DbError::Failed("D1 left out a result".into()))
 }
 
-/// The ledger's highest number; 0 if it is empty.
+/// Begins a new epoch: every reader of the feed starts over.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn latest(app: &App) -> Result<u64, DbError> {
-    let results = batch(app, READ_TIMEOUT_MS, vec![Sql::new(LATEST, [])]).await?;
-    latest_of(&results, 0)
+pub async fn begin_epoch(app: &App, epoch: &str) -> Result<(), DbError> {
+    let sql = Sql::new(NEW_EPOCH, [text(epoch), number(app.now_ms())]);
+    batch(app, app.config.trust.write_timeout_ms, vec![sql])
+        .await
+        .map(|_| ())
 }
 
-/// Agents and tokens that are revoked now, by the rows after number `since` and up to `through`; at most `limit`.
+/// Which part of the bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The agents that are revoked.
+    Agents,
+    /// The tokens that are revoked.
+    Tokens,
+}
+
+/// Some of the revocations in force, as members of a JSON object with commas between them.
+#[derive(Deserialize)]
+pub struct Members {
+    /// The last key, where there is any.
+    pub last: Option<String>,
+    /// The text.
+    pub members: Option<String>,
+}
+
+/// The members of a part of the bundle after this key, `limit` at most; with reasons where `reasons` says so.
 ///
 /// # Errors
 /// D1 gave no answer.
-pub async fn standing_between(app: &App, since: u64, through: u64, limit: u64) -> Result<Vec<Item>, DbError> {
-    items(
-        app,
-        Sql::new(STANDING_BETWEEN, [number(since), number(limit), number(through)]),
-    )
-    .await
+pub async fn members(
+    app: &App,
+    part: Part,
+    after: &str,
+    limit: u64,
+    reasons: bool,
+) -> Result<Members, DbError> {
+    let mut values = vec![text(after), number(limit), number(u64::from(reasons))];
+    let sql = match part {
+        Part::Agents => BUNDLE_AGENTS,
+        Part::Tokens => {
+            values.push(number(app.now_ms()));
+            BUNDLE_TOKENS
+        }
+    };
+    let rows: Vec<Members> = query(app, READ_TIMEOUT_MS, Sql::new(sql, values)).await?;
+    rows.into_iter()
+        .next()
+        .ok_or_else(|| DbError::Failed("D1 left out a result".into()))
 }
 
 /// The row by which an agent is revoked.

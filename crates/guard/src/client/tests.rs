@@ -57,6 +57,7 @@ impl Proxy {
             next: latest,
             more: false,
             items,
+            ..Page::default()
         };
         Reply::Whole(200, "", page.to_json())
     }
@@ -239,7 +240,7 @@ fn an_event_that_cannot_be_read_is_read_from_the_ledger() {
     {
         let mut proxy = world.proxy();
         proxy.items.push(row(1, "agent", 1));
-        proxy.send(b"event: revocation\nid: 1\ndata: {\"seq\":1,\"kind\":\"fleet\"}\n\n");
+        proxy.send(b"event: revocation\nid: 1\ndata: {\"seq\":1,\"kind\":\"agent\"}\n\n");
     }
     world.until("the item", |world| world.revoked(1));
 }

@@ -40,8 +40,8 @@ impl World {
         self.latest = seq;
     }
 
-    fn answer(&self, since: u64, unless: Option<u64>) -> Got {
-        if unless == Some(self.latest) {
+    fn answer(&self, since: u64, unless: Option<String>) -> Got {
+        if unless == Some(tag("", self.latest)) {
             return Got::Unchanged;
         }
         let mut items: Vec<Item> = self
@@ -59,6 +59,7 @@ impl World {
             next,
             more,
             items,
+            ..Page::default()
         })
     }
 
@@ -132,7 +133,7 @@ fn first_everything_then_the_stream() {
         world.feed.next_read(300),
         Read::Page {
             since: 5,
-            unless: Some(5)
+            unless: Some("\"5\"".into())
         }
     );
     assert_eq!(world.read(300), 60_300);

@@ -88,13 +88,11 @@ fn items_format_unchanged() {
     }
     assert_eq!(
         Page {
-            latest: 0,
-            next: 0,
-            more: false,
-            items: Vec::new()
+            epoch: "e1".into(),
+            ..Page::default()
         }
         .to_json(),
-        r#"{"latest":0,"next":0,"more":false,"items":[]}"#
+        r#"{"epoch":"e1","latest":0,"next":0,"more":false,"items":[]}"#
     );
 }
 
@@ -123,7 +121,8 @@ fn items_that_are_none() {
                 .replace(r#""seq":3"#, r#""seq":3,"lifts":2"#),
             true,
         ),
-        (good.replace("queue", "rumour"), false),
+        // A source of a newer version: the revocation counts all the same.
+        (good.replace("queue", "rumour"), true),
         (
             good.replace(
                 did,
@@ -156,6 +155,7 @@ fn pages_that_cannot_be_followed() {
             next,
             more,
             items,
+            ..Page::default()
         };
         let parsed = Page::parse(page.to_json().as_bytes());
         assert_eq!(parsed.is_ok(), expect, "{}", page.to_json());
@@ -172,7 +172,8 @@ fn pages_that_cannot_be_followed() {
     check(3, 4, false, &[2, 4], false);
     check(9, 4, false, &[4, 2], false);
     check(9, 4, false, &[4, 4], false);
-    check(9, 4, true, &[], false);
+    // Rows of kinds that the proxy itself left out.
+    check(9, 4, true, &[], true);
     check(MAX_SEQ + 1, 4, false, &[4], false);
     let many: Vec<u64> = (1..=MAX_PAGE_ITEMS as u64 + 1).collect();
     check(5000, 1001, true, &many, false);
@@ -187,6 +188,36 @@ fn pages_that_cannot_be_followed() {
         assert!(Page::parse(body.as_bytes()).is_err(), "{body}");
     }
     assert!(Page::parse(" ".repeat(MAX_PAGE_BYTES + 1).as_bytes()).is_err());
+}
+
+/// What a newer proxy says that this version does not know is skipped, and hides nothing.
+#[test]
+fn unknown_kinds_are_left_out_of_a_page_and_unknown_sources_are_not() {
+    let did = "did:cdi:registry.example.com:agent:00000000000000000000000007";
+    let row = |seq: u64, kind: &str, source: &str| {
+        format!(r#"{{"seq":{seq},"kind":"{kind}","agentDid":"{did}","revokedAt":1,"source":"{source}"}}"#)
+    };
+    let page = |rows: &[String]| {
+        let text = format!(
+            r#"{{"epoch":"e1","latest":9,"next":9,"more":false,"new":1,"items":[{}]}}"#,
+            rows.join(",")
+        );
+        Page::parse(text.as_bytes())
+    };
+    let found = page(&[
+        row(1, "agent", "queue"),
+        r#"{"seq":2,"kind":"fleet","fleet":["x"]}"#.to_owned(),
+        row(3, "agent", "rumour"),
+    ])
+    .unwrap();
+    let seqs: Vec<u64> = found.items.iter().map(|item| item.seq).collect();
+    assert_eq!((seqs, found.items[1].source), (vec![1, 3], Source::Other));
+    assert_eq!(found.epoch, "e1");
+    assert!(page(&[row(3, "fleet", "queue"), row(2, "agent", "queue")]).is_err());
+    // A known kind that cannot be read is not skipped.
+    assert!(page(&[r#"{"seq":2,"kind":"agent","revokedAt":1,"source":"queue"}"#.to_owned()]).is_err());
+    assert_eq!(Item::parse_known(row(3, "fleet", "queue").as_bytes()), Ok(None));
+    assert!(Item::parse_known(br#"{"seq":2,"kind":"agent"}"#).is_err());
 }
 
 /// A full page of the longest items stays under the caps.
