@@ -170,6 +170,11 @@ impl<'a> Api<'a> {
         value(&self.get(&format!("/admin/v1/status{query}"), MAX_SMALL_ANSWER_BYTES)?)
     }
 
+    /// Begins a new epoch of the feed; what the proxy says of it.
+    pub(super) fn new_epoch(&self) -> Result<Value, Failure> {
+        value(&self.post("/admin/v1/feed/epoch", "{}")?)
+    }
+
     /// A page of the dead letters.
     pub(super) fn dead_letters(&self, since: u64) -> Result<DeadLetterPage, Failure> {
         let path = format!("{DEAD_LETTERS}?since={since}&limit={MAX_PAGE_ITEMS}");

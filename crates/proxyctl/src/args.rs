@@ -78,6 +78,11 @@ pub(super) enum Command {
         #[arg(long, value_parser = agent, value_name = "DID")]
         agent: Option<AgentDid>,
     },
+    /// The revocation feed
+    Feed {
+        #[command(subcommand)]
+        what: Feed,
+    },
     /// What came through a queue and could not be applied
     DeadLetters {
         #[command(subcommand)]
@@ -90,6 +95,12 @@ pub(super) enum Command {
     },
     /// Prints the man page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Feed {
+    /// Has every reader of the feed start over, after the database was restored to an earlier point
+    NewEpoch,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::api::{Api, Failure};
 pub use self::args::{Args, Environment};
-use self::args::{Command, DeadLetters, Import, Keys, Revocations, Revoke};
+use self::args::{Command, DeadLetters, Feed, Import, Keys, Revocations, Revoke};
 use clap::CommandFactory as _;
 use clawdentity_guard::{Auth, Client, Secret};
 use clawdentity_protocol::revocation::Item;
@@ -104,6 +104,15 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
                 Ok(Outcome::Done)
             }
         },
+        Command::Feed { what: Feed::NewEpoch } => {
+            let said = api.new_epoch()?;
+            let line = match args.json {
+                true => said.to_string(),
+                false => show::new_epoch(&said),
+            };
+            say(terminal.out, &line);
+            Ok(Outcome::Done)
+        }
         Command::DeadLetters { what } => dead_letters(what, args.json, &api, terminal),
         // Done above.
         Command::Completions { .. } | Command::Man => Ok(Outcome::Done),

@@ -66,6 +66,16 @@ pub(super) fn import(answer: &Value) -> Vec<String> {
     lines
 }
 
+/// A new epoch of the feed.
+pub(super) fn new_epoch(said: &Value) -> String {
+    let field = |name| inline(said.get(name).unwrap_or(&Value::Null));
+    format!(
+        "epoch {}: every reader of the feed starts over, up to number {}",
+        field("epoch"),
+        field("latest")
+    )
+}
+
 /// A dead letter: number, time, what, about whom, queue, reason, with one tab between them.
 pub(super) fn dead_letter(letter: &Value) -> String {
     let names = ["id", "deadLetteredAt", "type", "subject", "queue", "reason"];

@@ -122,6 +122,12 @@ fn each_subcommand_as_sent_and_as_shown() {
             "state       running\npairs       100\nstartedAt   2026-01-02T03:04:05.678Z\nfinishedAt  never\n".into(),
         ),
         (
+            "feed new-epoch".into(),
+            (200, r#"{"epoch":"a1","latest":7}"#.to_owned()),
+            "POST /admin/v1/feed/epoch {}".into(),
+            "epoch a1: every reader of the feed starts over, up to number 7\n".into(),
+        ),
+        (
             "reconcile".into(),
             (200, report.clone()),
             "POST /admin/v1/reconcile {}".into(),
