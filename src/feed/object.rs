@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use futures_channel::mpsc::{self, Receiver, Sender};
 use futures_util::lock::Mutex;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future, stream};
 use serde_json::json;
 use worker::{DurableObject, Env, Request, Response, ResponseBuilder, State, durable_object};
 
@@ -22,6 +22,7 @@ use super::{CALL_HEADER, Call, EPOCH_HEADER, tag};
 use crate::app::App;
 use crate::clock;
 use crate::core::admin::matches_tag;
+use crate::core::admission::Known;
 use crate::core::feed::Listener;
 use crate::core::feed::hub::{Ended, Hub, Id, Next};
 use crate::log::Log;
@@ -163,19 +164,18 @@ impl Told {
 }
 
 async fn poked(app: &App, shared: &Rc<Shared>, agents: &[AgentDid]) {
-    look(app, shared).await;
-    keep_time(app, shared);
-    // The agent's own object knows of a revocation before the ledger does, and where the ledger fails.
     let callers = shared.hub.borrow().callers();
-    for (id, agent, jti) in callers {
-        if agents.contains(&agent) {
-            let standing = trust::client::check(app, &agent, Some(jti)).await;
-            if standing.is_ok_and(|standing| standing.revoked.is_some()) {
-                shared.hub.borrow_mut().end(&[id]);
-                shared.wake();
-            }
+    let named = callers.iter().filter(|(_, agent, _)| agents.contains(agent));
+    // The agent's own object knows before the ledger does, and where the ledger fails.
+    let checks = named.map(async |(id, agent, jti)| {
+        let standing = trust::client::check(app, agent, Some(*jti)).await;
+        if standing.is_ok_and(|standing| standing.revoked.is_some() || standing.peers.known == Known::No) {
+            shared.hub.borrow_mut().end(&[*id]);
+            shared.wake();
         }
-    }
+    });
+    future::join(look(app, shared), future::join_all(checks)).await;
+    keep_time(app, shared);
 }
 
 /// One look at the ledger for everybody. Where one is on its way already, it is followed by another.
@@ -208,8 +208,7 @@ async fn look(app: &App, shared: &Rc<Shared>) {
         let more = match feed::look(app, place.as_ref(), LOOK_ITEMS, &streams).await {
             Ok((page, ended)) => {
                 let more = page.more && !page.reset;
-                let dropped = shared.hub.borrow_mut().looked(shared.time(), page, &ended);
-                log_dropped(&dropped);
+                shared.hub.borrow_mut().looked(shared.time(), page, &ended);
                 more
             }
             Err(error) => {
@@ -247,9 +246,10 @@ fn keep_time(app: &App, shared: &Rc<Shared>) {
             clock::sleep_ms(pause_ms.max(1)).await;
             shared.now_ms.set(shared.now_ms.get().max(then_ms));
             shared.round_at_ms.set(Some(app.now_ms()));
-            let look_now = shared.hub.borrow_mut().tick(shared.time());
+            let dropped = shared.hub.borrow_mut().tick(shared.time());
+            log_dropped(&dropped);
             shared.wake();
-            if look_now {
+            if shared.hub.borrow().look_is_due(shared.time()) {
                 look(&app, &shared).await;
             }
         }

@@ -93,6 +93,7 @@ pub const TABLES: [&str; 10] = [
     "applied_events",
     "canary_runs",
     "dead_letters",
+    "feed_epoch",
     "pair_tickets",
     "pairs",
     "reconciliation",

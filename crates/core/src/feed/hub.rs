@@ -7,8 +7,8 @@
 //!   `: degraded` if it failed. After 100 failed looks, and after an hour, its stream ends, and it comes again.
 //! - **A listener starts over** (`event: reset`) when its position is above the ledger's latest number, or of another
 //!   epoch.
-//! - **A listener costs a position.** What it has not been sent is not stored for it. One that does not read is
-//!   dropped once more than 64 KiB wait for it.
+//! - **A listener costs a position.** What it has not been sent is not stored for it. One that has taken nothing for 5 s
+//!   while more than 64 KiB wait for it is dropped, and its seat is free. (For the 5 s a burst is no reason.)
 //!
 //! Times are Unix milliseconds. The shell calls `tick` when `next_ms` says so, `look`s when told to, and asks `next`
 //! for each listener that can take something.
@@ -24,8 +24,9 @@ use super::{Listener, ListeningAgent, Place, for_agents};
 /// Streams of one agent, and in all.
 pub const MAX_OF_AGENT: usize = 2;
 pub const MAX_STREAMS: usize = 1_000;
-/// How much may wait for a listener that does not read.
+/// How much may wait for a listener that has taken nothing for so long.
 pub const MAX_WAITING_BYTES: usize = 64 * 1024;
+const TAKES_NOTHING_MS: u64 = 5_000;
 /// A stream ends by itself after this time.
 const MAX_AGE_MS: u64 = 3_600_000;
 /// Looks that may fail one after another.
@@ -97,11 +98,18 @@ struct Seat {
     over: bool,
     /// It has taken everything and asks for more.
     asks: bool,
-    /// What came since it last asked.
+    /// What came since it last asked, and when that was.
     waiting: usize,
+    asked_at_ms: u64,
 }
 
 impl Seat {
+    /// When it is dropped, unless it reads before.
+    fn drop_at_ms(&self) -> Option<u64> {
+        let is_owed = !self.asks && self.waiting > MAX_WAITING_BYTES;
+        is_owed.then(|| self.asked_at_ms.saturating_add(TAKES_NOTHING_MS))
+    }
+
     fn event(&self, item: &Item) -> String {
         match self.caller {
             Some(_) => event(&for_agents(item.clone())),
@@ -171,6 +179,7 @@ impl Hub {
                 over: false,
                 asks: true,
                 waiting: 0,
+                asked_at_ms: now_ms,
             },
         );
         Ok(self.last_id)
@@ -189,9 +198,8 @@ impl Hub {
         })
     }
 
-    /// A look brought this page. Whoever may no longer listen is in `ended`. Returns those that are dropped because
-    /// they do not read.
-    pub fn looked(&mut self, now_ms: u64, page: Page, ended: &[Id]) -> Vec<(Id, Ended)> {
+    /// A look brought this page. Whoever may no longer listen is in `ended`.
+    pub fn looked(&mut self, now_ms: u64, page: Page, ended: &[Id]) {
         self.failures = 0;
         self.look_at_ms = if page.more {
             now_ms
@@ -215,16 +223,11 @@ impl Hub {
             self.at = Some((page.epoch, page.latest));
             self.look_at_ms = now_ms.saturating_add(LOOK_EVERY_MS);
             self.end(ended);
-            return Vec::new();
+            return;
         }
-        let mut dropped = Vec::new();
         let bytes: usize = page.items.iter().map(|item| event(item).len()).sum();
-        for (id, seat) in &mut self.seats {
-            if !seat.asks && !seat.over && seat.waiting > MAX_WAITING_BYTES {
-                seat.over = true;
-                dropped.push((*id, Ended::DoesNotRead));
-            }
-            seat.waiting += bytes;
+        for seat in self.seats.values_mut() {
+            seat.waiting = seat.waiting.saturating_add(bytes);
         }
         self.recent.extend(page.items);
         while self.recent.len() > MAX_RECENT {
@@ -232,7 +235,6 @@ impl Hub {
         }
         self.at = Some((page.epoch, page.next));
         self.end(ended);
-        dropped
     }
 
     /// A look failed. Returns those that end because it was one too many.
@@ -240,20 +242,16 @@ impl Hub {
         self.failures += 1;
         let pause_ms = LOOK_AGAIN_MS << (self.failures - 1).min(4);
         self.look_at_ms = now_ms.saturating_add(pause_ms.min(LOOK_AGAIN_MOST_MS));
-        let mut dropped = Vec::new();
-        for (id, seat) in &mut self.seats {
-            if self.failures == 1 {
-                // Told at once, not in 15 s.
-                seat.comment = true;
-            } else if self.failures >= MAX_FAILED_LOOKS && !seat.over {
-                seat.over = true;
-                dropped.push((*id, Ended::LedgerLost));
-            }
-        }
         if self.failures >= MAX_FAILED_LOOKS {
             self.failures = 0;
+            let seats = std::mem::take(&mut self.seats);
+            return seats.into_keys().map(|id| (id, Ended::LedgerLost)).collect();
         }
-        dropped
+        if self.failures == 1 {
+            // Told at once, not in 15 s.
+            self.seats.values_mut().for_each(|seat| seat.comment = true);
+        }
+        Vec::new()
     }
 
     /// These may no longer listen: they get what there is, and then the end. Without a ledger, just the end.
@@ -265,19 +263,22 @@ impl Hub {
         }
     }
 
-    /// The time has come that `next_ms` named. Returns whether to look.
-    pub fn tick(&mut self, now_ms: u64) -> bool {
-        for seat in self.seats.values_mut() {
-            if now_ms >= seat.until_ms {
-                seat.over = true;
+    /// The time has come that `next_ms` named. Returns those that are dropped because they do not read. Whether to look
+    /// says `look_is_due`.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<(Id, Ended)> {
+        let mut dropped = Vec::new();
+        self.seats.retain(|id, seat| {
+            if seat.drop_at_ms().is_some_and(|at_ms| now_ms >= at_ms) {
+                dropped.push((*id, Ended::DoesNotRead));
+                return false;
             }
             if now_ms >= seat.comment_at_ms {
                 seat.comment_at_ms = now_ms.saturating_add(COMMENT_EVERY_MS);
                 seat.comment = true;
-                seat.waiting += ALIVE.len();
             }
-        }
-        self.look_is_due(now_ms)
+            now_ms < seat.until_ms
+        });
+        dropped
     }
 
     /// When `tick` is due; none where nobody listens.
@@ -285,8 +286,11 @@ impl Hub {
         let due = self
             .seats
             .values()
-            .filter(|seat| !seat.over)
-            .map(|seat| seat.until_ms.min(seat.comment_at_ms))
+            .map(|seat| {
+                seat.until_ms
+                    .min(seat.comment_at_ms)
+                    .min(seat.drop_at_ms().unwrap_or(u64::MAX))
+            })
             .min();
         match self.seats.is_empty() {
             true => None,
@@ -301,6 +305,7 @@ impl Hub {
         };
         seat.waiting = 0;
         seat.asks = false;
+        seat.asked_at_ms = now_ms;
         if seat.over || now_ms >= seat.until_ms {
             return Next::End;
         }

@@ -66,14 +66,13 @@ impl World {
         }
     }
 
-    fn look(&mut self) -> Vec<(Id, Ended)> {
+    fn look(&mut self) {
         let page = self.page(self.hub.look_from().as_ref(), 3);
         let more = page.more && !page.reset;
-        let mut dropped = self.hub.looked(self.now_ms, page, &[]);
+        self.hub.looked(self.now_ms, page, &[]);
         if more {
-            dropped.extend(self.look());
+            self.look();
         }
-        dropped
     }
 
     /// Everything that a listener gets until it waits or ends; whether it ended.
@@ -179,7 +178,8 @@ fn degraded_is_said_at_once_and_every_15_s_and_ends_after_100_failed_looks() {
     world.hub.tick(world.now_ms);
     assert_eq!(world.read(id).0, "");
     world.now_ms = 15_000;
-    assert!(world.hub.tick(world.now_ms), "a look is due");
+    world.hub.tick(world.now_ms);
+    assert!(world.hub.look_is_due(world.now_ms));
     assert_eq!(world.read(id).0, DEGRADED);
     for n in 2..=100 {
         assert_eq!(
@@ -203,6 +203,9 @@ fn limits_and_the_hour() {
     hub.close(1);
     assert_eq!(hub.open(0, of_agent(1)), Ok(1_001));
     assert_eq!(hub.next(MAX_AGE_MS, 2), Next::End);
+    // Whoever is over, and never comes for its end, takes no seat.
+    assert_eq!((hub.tick(MAX_AGE_MS), hub.len()), (Vec::new(), 0));
+    assert!(hub.open(MAX_AGE_MS, of_agent(1)).is_ok());
 }
 
 #[test]
@@ -212,13 +215,17 @@ fn who_does_not_read_is_dropped_at_the_bound() {
     let quick = world.hub.open(0, bearer(0)).unwrap();
     world.look();
     assert!(matches!(world.hub.next(0, deaf), Next::Send(_)));
-    let mut dropped = Vec::new();
+    let per_item = event(&row(100, 9)).len();
     for seq in 1..=500 {
         world.read(quick);
         world.rows.push(row(seq, 9));
-        dropped.extend(world.look());
+        world.look();
+        assert_eq!(world.hub.tick(4_999), []);
+        let owed = seq as usize * per_item > MAX_WAITING_BYTES + per_item;
+        assert!(!owed || world.hub.next_ms() == Some(5_000), "{seq}");
     }
-    assert_eq!(dropped, [(deaf, Ended::DoesNotRead)]);
+    assert_eq!(world.hub.tick(5_000), [(deaf, Ended::DoesNotRead)]);
+    assert_eq!(world.hub.len(), 1);
     assert!(!world.read(quick).1 && world.read(deaf).1);
 }
 
