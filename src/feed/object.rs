@@ -9,9 +9,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::rc::Rc;
 
 use futures_channel::mpsc::{self, Receiver, Sender};
+use futures_util::future::Either;
 use futures_util::lock::Mutex;
 use futures_util::{StreamExt as _, future, stream};
 use serde_json::json;
@@ -38,6 +40,8 @@ const CATCH_UP_ITEMS: u64 = 200;
 const LOOK_LOST_MS: u64 = 30_000;
 /// The longest sleep of the timer: what becomes due earlier meanwhile waits no longer than this.
 const LONGEST_SLEEP_MS: u64 = 1_000;
+/// A stream that must end waits so long for what comes before.
+const END_WAITS_MS: u64 = 500;
 /// A bundle that another request builds is waited for as long as this.
 const BUNDLE_WAIT_MS: u64 = 30_000;
 
@@ -168,13 +172,25 @@ async fn poked(app: &App, shared: &Rc<Shared>, agents: &[AgentDid]) {
     let named = callers.iter().filter(|(_, agent, _)| agents.contains(agent));
     // The agent's own object knows before the ledger does, and where the ledger fails.
     let checks = named.map(async |(id, agent, jti)| {
-        let standing = trust::client::check(app, agent, Some(*jti)).await;
-        if standing.is_ok_and(|standing| standing.revoked.is_some() || standing.peers.known == Known::No) {
-            shared.hub.borrow_mut().end(&[*id]);
-            shared.wake();
-        }
+        let standing = trust::client::check(app, agent, Some(*jti)).await.ok()?;
+        let must_end = standing.revoked.is_some() || standing.peers.known == Known::No;
+        must_end.then_some(*id)
     });
-    future::join(look(app, shared), future::join_all(checks)).await;
+    // What the look brings comes before the end, unless the ledger is slow.
+    let mut looked = pin!(look(app, shared));
+    let first = async {
+        match future::select(looked.as_mut(), pin!(clock::sleep_ms(END_WAITS_MS))).await {
+            Either::Left(_) => true,
+            Either::Right(_) => false,
+        }
+    };
+    let (done, checked) = future::join(first, future::join_all(checks)).await;
+    let ended: Vec<Id> = checked.into_iter().flatten().collect();
+    shared.hub.borrow_mut().end(&ended);
+    shared.wake();
+    if !done {
+        looked.await;
+    }
     keep_time(app, shared);
 }
 
