@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::app::App;
 use crate::core::admission::refusals::Refusals;
 use crate::core::admission::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, EndedPair, Generation,
-    LiftRequest, MailQuestion, PairId, Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply,
-    StoreValidation, TrustCall,
+    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, EndedPair, Generation, LiftRequest,
+    MailQuestion, PairId, Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation,
+    TrustCall,
 };
 use crate::core::pipeline::{Admission, Refusal, RevokedBy};
 use crate::core::takeover;

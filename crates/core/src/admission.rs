@@ -34,8 +34,8 @@ pub(crate) mod memory;
 mod simulation;
 
 pub use self::calls::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, LiftRequest, MailQuestion,
-    MailReply, RevokeReply, RevokeRequest, StoreReply, StoreValidation, TrustCall, Validated, Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, LiftRequest, MailQuestion, MailReply,
+    RevokeReply, RevokeRequest, StoreReply, StoreValidation, TrustCall, Validated, Validations,
 };
 pub use self::generation::Generation;
 pub use self::machine::{Admission, Limits};

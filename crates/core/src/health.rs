@@ -88,7 +88,7 @@ impl Watch {
 }
 
 /// The tables without which some route can only refuse: those of the migrations.
-pub const TABLES: [&str; 10] = [
+pub const TABLES: [&str; 11] = [
     "agent_tokens",
     "applied_events",
     "canary_runs",
