@@ -54,7 +54,7 @@ pub struct Awake {
     frames: HashMap<Ulid, u64>,
     requests: HashMap<MessageId, Vec<u64>>,
     /// Callers that wait until a message is no longer in flight.
-    pub(super) waiting: HashMap<u64, Vec<oneshot::Sender<()>>>,
+    pub(super) waiting: HashMap<u64, Vec<oneshot::Sender<DeliveryState>>>,
     /// `enqueue` frames, whatever socket they came on.
     pub(super) enqueued: Bucket,
     /// What to ask about senders.
@@ -187,12 +187,19 @@ impl Awake {
         self.frames.get(&id).copied()
     }
 
-    /// Whether a message here has, or may yet get, this frame id: no two senders may share one (docs/wire.md §6).
-    pub(super) fn frame_id_is_used(&self, id: Ulid) -> Result<bool, Failure> {
-        let requested = MessageId::from(id);
-        Ok(self.frames.contains_key(&id)
-            || self.requests.contains_key(&requested)
-            || self.tables.had_frame_id(id)?)
+    /// What a new message with this id meets: the same request's message, where there is one, and whether a message here
+    /// has, or may yet get, its id as a frame's, which no two senders may share (docs/wire.md §6).
+    pub(super) fn meets(&self, sender: &AgentDid, id: &MessageId) -> Result<(Option<Kept>, bool), Failure> {
+        let live = self.requests.get(id).into_iter().flatten().copied();
+        if let Some(kept) = self.live_of(sender, live) {
+            return Ok((Some(kept), true));
+        }
+        let ended = self.tables.outcomes_of_id(id)?;
+        let used = !ended.is_empty()
+            || self.requests.contains_key(id)
+            || id.as_ulid().is_some_and(|id| self.frames.contains_key(&id));
+        let of_request = |kept: &Kept| kept.identity.sender == *sender && kept.identity.request_id == *id;
+        Ok((ended.into_iter().find(of_request), used))
     }
 
     /// The message of this request.
@@ -241,6 +248,10 @@ impl Awake {
             let seq = match change {
                 Change::Delivered { seq } => {
                     self.finish(seq, DeliveryState::Delivered, None, moment)?;
+                    for told in self.waiting.remove(&seq).into_iter().flatten() {
+                        // Who no longer waits needs no word.
+                        let _ = told.send(DeliveryState::Delivered);
+                    }
                     seq
                 }
                 Change::Requeued {

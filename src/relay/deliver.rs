@@ -20,7 +20,7 @@ use super::drain;
 use super::failure::Failure;
 use super::open_socket::BROKEN;
 use super::protocol::{ACK_WAIT_MS, DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
-use super::rows::{AcceptedBy, Identity, Kept, NewMail, Outgoing};
+use super::rows::{AcceptedBy, Identity, NewMail, Outgoing};
 use super::session::Session;
 use crate::clock;
 use crate::core::relay_queue::authority::Authority;
@@ -33,7 +33,8 @@ enum Placed {
     Full,
     Reused,
     Here {
-        in_flight: Option<oneshot::Receiver<()>>,
+        deliver_id: Ulid,
+        in_flight: Option<oneshot::Receiver<DeliveryState>>,
     },
 }
 
@@ -55,22 +56,29 @@ impl Session {
             self.unstored.revoked.set(false);
             awake.place(&call, moment)
         })?;
-        match placed {
+        let (deliver_id, in_flight) = match placed {
             Placed::Full => return Ok(RelayReply::QueueFull),
             Placed::Reused => return Ok(RelayReply::RequestIdReused),
-            Placed::Here { in_flight: None } => {}
             Placed::Here {
-                in_flight: Some(in_flight),
-            } => {
-                // Told, timed out, or dropped with the memory it was in: what is stored decides.
-                clock::within_ms(ACK_WAIT_MS, in_flight).await;
-            }
-        }
+                deliver_id,
+                in_flight,
+            } => (deliver_id, in_flight),
+        };
+        let told = match in_flight {
+            Some(in_flight) => clock::within_ms(ACK_WAIT_MS, in_flight).await,
+            None => None,
+        };
         self.step(|awake, _| {
-            let kept = awake
-                .by_request(&call.sender, &call.request_id)?
-                .ok_or_else(|| Failure::new("a stored message is missing"))?;
-            Ok(RelayReply::Delivery(awake.delivery(&kept)))
+            // Timed out, not delivered, or dropped with the memory it was in: what is stored decides.
+            let (deliver_id, state) = match told {
+                Some(Ok(state)) => (deliver_id, state),
+                _ => {
+                    let kept = awake.by_request(&call.sender, &call.request_id)?;
+                    let kept = kept.ok_or_else(|| Failure::new("a stored message is missing"))?;
+                    (kept.identity.deliver_id, kept.state)
+                }
+            };
+            Ok(RelayReply::Delivery(awake.delivery(deliver_id, state)))
         })
     }
 
@@ -111,9 +119,10 @@ impl Session {
 impl Awake {
     fn place(&mut self, call: &DeliverCall<'_>, moment: &Moment) -> Result<Placed, Failure> {
         let hash = call.content_hash();
-        if let Some(kept) = self.by_request(&call.sender, &call.request_id)? {
+        let (kept, id_is_used) = self.meets(&call.sender, &call.request_id)?;
+        if let Some(kept) = kept {
             return Ok(match kept.identity.is_of(&hash) {
-                true => self.placed(kept.live, call.wait),
+                true => self.placed(kept.identity.deliver_id, kept.live, call.wait),
                 false => Placed::Reused,
             });
         }
@@ -121,14 +130,14 @@ impl Awake {
         let identity = Identity {
             request_id: call.request_id.clone(),
             sender: call.sender.clone(),
-            deliver_id: self.frame_id(&call.request_id, moment)?,
+            deliver_id: frame_id(&call.request_id, id_is_used, moment)?,
             hash: Some(hash),
         };
         if self.revoked {
             let reason = DeadReason::RecipientRevoked.as_str();
             self.tell_dead_letter(&identity, reason, moment)?;
             self.put_outcome(&identity, DeliveryState::DeadLettered, Some(reason), moment)?;
-            return Ok(self.placed(None, false));
+            return Ok(self.placed(identity.deliver_id, None, false));
         }
         if self
             .socket
@@ -174,7 +183,7 @@ impl Awake {
                 self.send_new(call, deliver_id, launch, moment)?;
             }
         }
-        Ok(self.placed(Some(seq), call.wait))
+        Ok(self.placed(deliver_id, Some(seq), call.wait))
     }
 
     fn authority_of(&self, call: &DeliverCall<'_>) -> Authority {
@@ -209,7 +218,7 @@ impl Awake {
     }
 
     /// A message's state, with something to wait on if it is in flight and the caller wants to wait.
-    fn placed(&mut self, live: Option<u64>, wait: bool) -> Placed {
+    fn placed(&mut self, deliver_id: Ulid, live: Option<u64>, wait: bool) -> Placed {
         let in_flight = live
             .filter(|seq| wait && self.queue.is_in_flight(*seq))
             .map(|seq| {
@@ -217,18 +226,10 @@ impl Awake {
                 self.waiting.entry(seq).or_default().push(told);
                 wait
             });
-        Placed::Here { in_flight }
-    }
-
-    /// The request's id if it is a ULID that no other sender's message has here, otherwise a new one. Two senders must
-    /// never share one (docs/wire.md §6). It is also what callers know as `deliveryId`.
-    fn frame_id(&self, request_id: &MessageId, moment: &Moment) -> Result<Ulid, Failure> {
-        if let Some(id) = request_id.as_ulid()
-            && !self.frame_id_is_used(id)?
-        {
-            return Ok(id);
+        Placed::Here {
+            deliver_id,
+            in_flight,
         }
-        Ok(moment.app.new_ulid()?)
     }
 
     fn full(&self, call: &DeliverCall<'_>, moment: &Moment) -> Placed {
@@ -242,10 +243,10 @@ impl Awake {
         Placed::Full
     }
 
-    fn delivery(&self, kept: &Kept) -> Delivery {
+    fn delivery(&self, delivery_id: Ulid, state: DeliveryState) -> Delivery {
         Delivery {
-            delivery_id: kept.identity.deliver_id,
-            state: kept.state,
+            delivery_id,
+            state,
             queue_depth: count(self.queue.depth()),
             connected_sockets: u32::from(self.socket.is_some()),
         }
@@ -255,4 +256,13 @@ impl Awake {
 /// One of our counts, which is far below its type's limit.
 pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The request's id if it is a ULID that no other message has here, otherwise a new one. Two senders must never share
+/// one (docs/wire.md §6). It is also what callers know as `deliveryId`.
+pub(super) fn frame_id(request_id: &MessageId, is_used: bool, moment: &Moment) -> Result<Ulid, Failure> {
+    match request_id.as_ulid() {
+        Some(id) if !is_used => Ok(id),
+        _ => Ok(moment.app.new_ulid()?),
+    }
 }

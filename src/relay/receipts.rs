@@ -20,6 +20,7 @@ use serde_json::json;
 
 use super::awake::{Awake, Moment};
 use super::client;
+use super::deliver::frame_id;
 use super::failure::Failure;
 use super::protocol::{PushReceipt, PushReceiptsCall, ReceiptCall, RelayCall, RelayReply, SessionStatus};
 use super::receipt_tables::OutboxRow;
@@ -240,10 +241,8 @@ impl Awake {
     }
 
     fn record_unknown(&mut self, call: &ReceiptCall, moment: &Moment) -> Result<(), Failure> {
-        let deliver_id = match call.request_id.as_ulid() {
-            Some(id) if !self.frame_id_is_used(id)? => id,
-            _ => moment.app.new_ulid()?,
-        };
+        let (_, id_is_used) = self.meets(&call.sender, &call.request_id)?;
+        let deliver_id = frame_id(&call.request_id, id_is_used, moment)?;
         let identity = Identity {
             request_id: call.request_id.clone(),
             sender: call.sender.clone(),

@@ -232,11 +232,8 @@ impl Tables {
         now_ms: u64,
     ) -> Result<(), Failure> {
         let (request, sender) = (identity.request_id.as_str(), identity.sender.as_str());
-        let there = self.find_outcome("request_id = ? AND sender_did = ?", &[request, sender])?;
-        let since_ms = match there {
-            Some((since_ms, _)) => since_ms,
-            None => self.current_outcomes(now_ms)?,
-        };
+        // An older table may have one of this request too, where it was a receipt that changed it: the newest counts.
+        let since_ms = self.current_outcomes(now_ms)?;
         let query = format!(
             "INSERT INTO outcomes_{since_ms} (request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms) \
              VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, sender_did) DO UPDATE SET \
@@ -256,23 +253,22 @@ impl Tables {
 
     /// The outcome of this request.
     pub fn outcome(&self, sender: &AgentDid, request_id: &MessageId) -> Result<Option<Kept>, Failure> {
-        let condition = "request_id = ? AND sender_did = ?";
-        let found = self.find_outcome(condition, &[request_id.as_str(), sender.as_str()])?;
-        Ok(found.map(|(_, kept)| kept))
+        let condition = "request_id = ?1 AND sender_did = ?2";
+        let found = self.find_outcomes(condition, &[request_id.as_str(), sender.as_str()])?;
+        Ok(found.into_iter().next())
     }
 
     /// The outcome of the message whose `deliver` frame has this id, if that is not its request's id.
     pub fn outcome_of_frame(&self, sender: &AgentDid, id: &MessageId) -> Result<Option<Kept>, Failure> {
-        let condition = "deliver_id = ? AND sender_did = ?";
-        let found = self.find_outcome(condition, &[id.as_str(), sender.as_str()])?;
-        Ok(found.map(|(_, kept)| kept))
+        let condition = "deliver_id = ?1 AND sender_did = ?2";
+        let found = self.find_outcomes(condition, &[id.as_str(), sender.as_str()])?;
+        Ok(found.into_iter().next())
     }
 
-    /// Whether a message that ended had this frame id, or could have had it.
-    pub fn had_frame_id(&self, id: Ulid) -> Result<bool, Failure> {
-        let id = id.to_string();
-        Ok(self.find_outcome("request_id = ?", &[&id])?.is_some()
-            || self.find_outcome("deliver_id = ?", &[&id])?.is_some())
+    /// The outcomes of all messages, whoever sent them, that had this id as their request's or their frame's; the newest
+    /// first.
+    pub fn outcomes_of_id(&self, id: &MessageId) -> Result<Vec<Kept>, Failure> {
+        self.find_outcomes("request_id = ?1 OR deliver_id = ?1", &[id.as_str()])
     }
 
     /// Drops the outcomes that were kept for long enough, and returns when to do it again.
@@ -319,8 +315,8 @@ impl Tables {
         Ok(now_ms)
     }
 
-    /// The newest outcome that fits, with its table.
-    fn find_outcome(&self, condition: &str, values: &[&str]) -> Result<Option<(u64, Kept)>, Failure> {
+    /// The outcomes that fit, the newest first: one question, however many tables there are.
+    fn find_outcomes(&self, condition: &str, values: &[&str]) -> Result<Vec<Kept>, Failure> {
         #[derive(Deserialize)]
         struct Row {
             request_id: MessageId,
@@ -331,31 +327,37 @@ impl Tables {
             reason: Option<String>,
             status_updated_at_ms: u64,
         }
-        for since_ms in self.outcomes.iter().rev() {
-            let query = format!(
-                "SELECT request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms \
-                 FROM outcomes_{since_ms} WHERE {condition} LIMIT 1"
-            );
-            let values = values.iter().map(|value| (*value).into()).collect();
-            let Some(row) = self.rows::<Row>(&query, values)?.into_iter().next() else {
-                continue;
-            };
-            let kept = Kept {
-                identity: Identity {
-                    deliver_id: frame_id(row.deliver_id, &row.request_id)?,
-                    request_id: row.request_id,
-                    sender: row.sender_did,
-                    hash: row.hash,
-                },
-                live: None,
-                state: read_state(&row.state).ok_or_else(|| Failure::new("an outcome in no known state"))?,
-                reason: row.reason,
-                expires_at_ms: row.status_updated_at_ms.saturating_add(self.keep_ms),
-                status_updated_at_ms: row.status_updated_at_ms,
-            };
-            return Ok(Some((*since_ms, kept)));
+        let of_table = |since_ms: &u64| {
+            format!(
+                "SELECT {since_ms} AS since_ms, request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms \
+                 FROM outcomes_{since_ms} WHERE {condition}"
+            )
+        };
+        let of_tables: Vec<String> = self.outcomes.iter().map(of_table).collect();
+        if of_tables.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(None)
+        let query = of_tables.join(" UNION ALL ") + " ORDER BY since_ms DESC";
+        let values = values.iter().map(|value| (*value).into()).collect();
+        let rows = self.rows::<Row>(&query, values)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Kept {
+                    identity: Identity {
+                        deliver_id: frame_id(row.deliver_id, &row.request_id)?,
+                        request_id: row.request_id,
+                        sender: row.sender_did,
+                        hash: row.hash,
+                    },
+                    live: None,
+                    state: read_state(&row.state)
+                        .ok_or_else(|| Failure::new("an outcome in no known state"))?,
+                    reason: row.reason,
+                    expires_at_ms: row.status_updated_at_ms.saturating_add(self.keep_ms),
+                    status_updated_at_ms: row.status_updated_at_ms,
+                })
+            })
+            .collect()
     }
 
     fn names(&self) -> Result<Vec<String>, Failure> {
