@@ -31,6 +31,7 @@ export class Session extends DurableObject {
   fetch(request) {
     const [client, server] = Object.values(new WebSocketPair());
     this.ctx.acceptWebSocket(server);
+    this.socket = server; // the last one counts
     server.serializeAttachment({ agent: request.headers.get("x-floor-agent") });
     return new Response(null, { status: 101, webSocket: client });
   }
@@ -38,9 +39,8 @@ export class Session extends DurableObject {
   async deliver(payload, wait) {
     const id = crypto.randomUUID();
     this.ctx.storage.sql.exec("INSERT INTO mail VALUES (?, ?, 0)", id, payload);
-    const [socket] = this.ctx.getWebSockets();
-    if (!socket) return "queued";
-    socket.send(JSON.stringify({ v: 1, type: "deliver", id, payload }));
+    if (!this.socket) return "queued";
+    this.socket.send(JSON.stringify({ v: 1, type: "deliver", id, payload }));
     if (!wait) return "queued";
     return new Promise((resolve) => this.waiting.set(id, resolve));
   }

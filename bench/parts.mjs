@@ -37,15 +37,22 @@ async function ratios(say) {
     for (const [side, url] of Object.entries({ ours: world.proxyUrl, floor: bare.url })) {
       const [from, to, enqueuer] = [alice, bob, alice].map((agent) => new Agent({ ...agent, proxyUrl: url }));
       const headersOf = (agent) => ({ "x-floor-agent": agent.agentDid });
-      await to.connect({ ...ackAll, headers: headersOf(to) });
       const silent = new Agent({ ...carol, proxyUrl: url });
-      await silent.connect({ ...ackAll, headers: headersOf(silent) });
-      const socket = await enqueuer.connect({ headers: headersOf(enqueuer) });
+      let socket;
+      let receiver;
+      // Opened anew for each operation: these sockets send no heartbeats, and are closed after a while.
+      sides[side] = async () => {
+        receiver?.terminate();
+        socket?.terminate();
+        receiver = await to.connect({ ...ackAll, headers: headersOf(to) });
+        await silent.connect({ ...ackAll, headers: headersOf(silent) });
+        socket = await enqueuer.connect({ headers: headersOf(enqueuer) });
+      };
       const hook = async () => {
         const answer = await from.message(to, { n: 1 });
         if (answer.status !== 202) throw new Error(answer.text);
       };
-      sides[side] = {
+      sides[side].operations = {
         "GET /health": () => send(url, "GET", "/health"),
         "authenticated, refused for its body": async () => {
           const answer = await from.message(to, "{");
@@ -53,16 +60,19 @@ async function ratios(say) {
         },
         "a hook, delivered, one at a time": hook,
         "a hook, delivered, eight at a time": () => Promise.all(Array.from({ length: 8 }, hook)),
-        "an enqueue frame": enqueueTo(socket, silent),
+        "an enqueue frame": () => enqueueTo(socket, silent)(),
       };
     }
     const cpu = { ours: world, floor: bare };
-    for (const name of Object.keys(sides.ours)) {
+    for (const name of Object.keys(sides.ours.operations)) {
       const each = name.includes("eight") ? 8 : 1;
       const took = { ours: [], floor: [] };
-      for (const side of ["ours", "floor"]) for (let n = 0; n < COUNT / each; n++) await sides[side][name]();
+      for (const side of ["ours", "floor"]) {
+        await sides[side]();
+        for (let n = 0; n < COUNT / each; n++) await sides[side].operations[name]();
+      }
       for (let round = 0; round < ROUNDS; round++) {
-        for (const side of ["ours", "floor"]) took[side].push((await cpuOf(cpu[side], sides[side][name], COUNT / each)) / each);
+        for (const side of ["ours", "floor"]) took[side].push((await cpuOf(cpu[side], sides[side].operations[name], COUNT / each)) / each);
       }
       const [ours, floor] = [median(took.ours), median(took.floor)];
       say(`${name}: ${micros(ours)}, floor ${micros(floor)}, ratio ${(ours / floor).toFixed(2)}`);
