@@ -37,4 +37,5 @@ pub use self::clock::now_ms;
 pub use self::feed::FeedSettings;
 pub use self::http::{Answer, Auth, Client, HttpError, MAX_SMALL_ANSWER_BYTES, Secret};
 pub use self::keys::{KeyClient, KeyConfig};
+pub use self::sse::{Parser as EventParser, Signal, TooLong};
 pub use self::verify::{Admitted, Guard, GuardConfig, Refusal, RequestHead, WhenStale};

@@ -119,10 +119,17 @@ impl<'a> Api<'a> {
         let path = format!("{REVOCATIONS}?since={since}&limit={MAX_PAGE_ITEMS}");
         let answer = self.get(&path, MAX_PAGE_BYTES)?;
         let page = Page::parse(&answer.body).map_err(|error| odd(error.reason()))?;
-        if page.more && page.next <= since {
+        if page.more && page.next <= since && !page.reset {
             return Err(odd("its pages do not advance"));
         }
         Ok(page)
+    }
+
+    /// The ledger's highest number.
+    pub(super) fn latest(&self) -> Result<u64, Failure> {
+        let answer = self.get(&format!("{REVOCATIONS}?limit=1"), MAX_PAGE_BYTES)?;
+        let page = Page::parse(&answer.body).map_err(|error| odd(error.reason()))?;
+        Ok(page.latest)
     }
 
     /// Takes a revocation back.
@@ -234,7 +241,7 @@ fn holds(body: &[u8], token: &str) -> bool {
         .any(|part| part == token.as_bytes())
 }
 
-fn refused(answer: &Answer) -> Failure {
+pub(super) fn refused(answer: &Answer) -> Failure {
     #[derive(Deserialize)]
     struct Envelope {
         error: Body,
@@ -259,7 +266,7 @@ fn refused(answer: &Answer) -> Failure {
     };
     let hint = match status {
         300..=399 => "; is this URL the proxy's own?".to_owned(),
-        401 | 403 => "; is this the admin token of that proxy?".to_owned(),
+        401 | 403 => "; is this the token of that proxy?".to_owned(),
         404 if !matches!(code, "PROXY_REVOCATION_NOT_FOUND" | "PROXY_DEAD_LETTER_NOT_FOUND") => {
             "; is this a proxy, and is ADMIN_TOKEN set there?".to_owned()
         }

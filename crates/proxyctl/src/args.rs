@@ -46,6 +46,8 @@ pub struct Environment {
     pub url: Option<String>,
     /// `CLAWDENTITY_ADMIN_TOKEN`.
     pub token: Option<String>,
+    /// `CLAWDENTITY_FEED_TOKEN`.
+    pub feed_token: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +79,15 @@ pub(super) enum Command {
         /// Also shows this agent: its queue, its oldest message, its socket, its clock
         #[arg(long, value_parser = agent, value_name = "DID")]
         agent: Option<AgentDid>,
+    },
+    /// Shows each revocation as it comes, until it is stopped
+    ///
+    /// It follows the revocation feed's stream with CLAWDENTITY_FEED_TOKEN. Where that is not set, it reads the ledger
+    /// every 2 s with the admin token.
+    Watch {
+        /// Begins after this number, not with the next revocation
+        #[arg(long, value_parser = clap::value_parser!(u64).range(0..=MAX_SEQ))]
+        since: Option<u64>,
     },
     /// The revocation feed
     Feed {

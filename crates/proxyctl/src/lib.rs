@@ -15,6 +15,7 @@ mod api;
 mod args;
 mod batch;
 mod show;
+mod watch;
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -92,6 +93,10 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
         }
         _ => {}
     }
+    if let (Command::Watch { since }, Some(feed_token)) = (&args.command, &environment.feed_token) {
+        let client = client(args, environment, feed_token.trim())?;
+        return watch::by_stream(*since, args.json, &client, terminal);
+    }
     let token = token(args, environment)?;
     let api = Api::new(client(args, environment, &token)?, &token, terminal.wait);
     match &args.command {
@@ -113,6 +118,7 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
             say(terminal.out, &line);
             Ok(Outcome::Done)
         }
+        Command::Watch { since } => watch::by_list(*since, args.json, &api, terminal),
         Command::DeadLetters { what } => dead_letters(what, args.json, &api, terminal),
         // Done above.
         Command::Completions { .. } | Command::Man => Ok(Outcome::Done),

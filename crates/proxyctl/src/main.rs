@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let environment = Environment {
         url: set("CLAWDENTITY_PROXY_URL"),
         token: set("CLAWDENTITY_ADMIN_TOKEN"),
+        feed_token: set("CLAWDENTITY_FEED_TOKEN"),
     };
     let (mut out, mut err, mut input) = (io::stdout(), io::stderr(), io::stdin());
     let mut terminal = Terminal {

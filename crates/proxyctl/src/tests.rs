@@ -2,6 +2,7 @@
 
 mod failures;
 mod support;
+mod watch;
 
 use std::io;
 
@@ -226,6 +227,7 @@ fn a_list_is_followed_to_its_end_or_to_its_readers() {
         let environment = Environment {
             url: Some(proxy.url.clone()),
             token: Some(TOKEN.into()),
+            feed_token: None,
         };
         let mut terminal = Terminal {
             out: &mut Shut(kind),

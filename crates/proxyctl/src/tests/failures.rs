@@ -38,7 +38,7 @@ fn what_is_refused_and_who_is_not_there() {
         WORDS,
         || refusal(401, "", "PROXY_BEARER_INVALID"),
         1,
-        "401 PROXY_BEARER_INVALID Told so.; is this the admin token",
+        "401 PROXY_BEARER_INVALID Told so.; is this the token of that proxy",
     );
     failed(
         WORDS,
@@ -241,6 +241,7 @@ fn the_token_and_the_url_as_given() {
         let environment = Environment {
             url: url.map(Into::into),
             token: token.map(Into::into),
+            feed_token: None,
         };
         let mut err = Vec::new();
         let mut terminal = Terminal {

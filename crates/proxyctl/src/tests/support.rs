@@ -89,6 +89,7 @@ pub(super) fn execute(
     let environment = Environment {
         url: Some(url.to_owned()),
         token: Some(TOKEN.to_owned()),
+        feed_token: None,
     };
     let (mut err, waited_s) = (Vec::new(), RefCell::new(Vec::new()));
     let mut terminal = Terminal {
