@@ -87,8 +87,7 @@ impl Awake {
         let agent = tables
             .meta(META_AGENT)?
             .and_then(|text| AgentDid::parse(&text).ok());
-        let live = tables.live(agent.as_ref())?;
-        let next_seq = live.last().map_or(1, |last| last.row.seq.saturating_add(1));
+        let (live, next_seq) = tables.live(agent.as_ref())?;
         let (rows, identities): (Vec<_>, Vec<_>) = live
             .into_iter()
             .map(|live| (live.row.clone(), (live.row.seq, live.identity)))

@@ -7,6 +7,7 @@
 //! time, and is dropped as a whole, for which storage bills nothing.
 
 use serde::Deserialize;
+use serde_json::json;
 use worker::{SqlStorage, SqlStorageValue};
 
 use super::failure::Failure;
@@ -18,6 +19,7 @@ use crate::core::admission::PairId;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::schema::{self, OUTCOMES_PREFIX};
 use crate::core::relay_queue::{StoredRow, Trouble};
+use crate::log::Log;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
 
@@ -86,8 +88,9 @@ impl Tables {
         }
     }
 
-    /// Every live message for this agent, oldest first, without the payloads.
-    pub fn live(&self, agent: Option<&AgentDid>) -> Result<Vec<LiveMail>, Failure> {
+    /// Every live message for this agent, oldest first, without the payloads; and the number after the last. A row that
+    /// this version cannot read is left where it is, with an error line, and the rest is served.
+    pub fn live(&self, agent: Option<&AgentDid>) -> Result<(Vec<LiveMail>, u64), Failure> {
         #[derive(Deserialize)]
         struct Row {
             seq: u64,
@@ -112,8 +115,21 @@ impl Tables {
         let query = "SELECT seq, request_id, sender_did, deliver_id, hash, attempts, due_at_ms, mark, cuts, breaks, \
                      created_at_ms, expires_at_ms, bytes, delivery_source, group_id, jti, generation, pair_id \
                      FROM mail ORDER BY seq";
-        let rows: Vec<Row> = self.rows(query, vec![])?;
-        let live = rows.into_iter().map(|row| {
+        let rows: Vec<serde_json::Value> = self.rows(query, vec![])?;
+        let seq_of = |row: &serde_json::Value| row.get("seq").and_then(serde_json::Value::as_u64);
+        let next_seq = rows
+            .iter()
+            .filter_map(seq_of)
+            .max()
+            .map_or(1, |last| last.saturating_add(1));
+        let live = rows.into_iter().filter_map(|row| {
+            let seq = seq_of(&row);
+            let row: Row = serde_json::from_value(row)
+                .map_err(|error| unreadable(agent, seq, &error.to_string()))
+                .ok()?;
+            let deliver_id = frame_id(row.deliver_id, &row.request_id)
+                .map_err(|error| unreadable(agent, seq, &error.to_string()))
+                .ok()?;
             let accepted_by = AcceptedBy {
                 sender: &row.sender_did,
                 to: agent,
@@ -124,7 +140,7 @@ impl Tables {
                 jti: row.jti.as_deref().and_then(|jti| Ulid::parse(jti).ok()),
                 generation: row.generation.as_deref().and_then(|text| text.parse().ok()),
             };
-            Ok(LiveMail {
+            Some(LiveMail {
                 row: StoredRow {
                     seq: row.seq,
                     sender: row.sender_did.clone(),
@@ -137,14 +153,14 @@ impl Tables {
                     expires_at_ms: row.expires_at_ms,
                 },
                 identity: Identity {
-                    deliver_id: frame_id(row.deliver_id, &row.request_id)?,
+                    deliver_id,
                     request_id: row.request_id,
                     sender: row.sender_did,
                     hash: row.hash,
                 },
             })
         });
-        live.collect()
+        Ok((live.collect(), next_seq))
     }
 
     /// Writes a new message.
@@ -393,4 +409,11 @@ fn frame_id(stored: Option<Ulid>, request_id: &MessageId) -> Result<Ulid, Failur
 /// One of our numbers as SQL takes it: times and counts, far below 2^53.
 pub(super) fn int(value: u64) -> SqlStorageValue {
     SqlStorageValue::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// One line for each wake of the session.
+fn unreadable(agent: Option<&AgentDid>, seq: Option<u64>, error: &str) {
+    let agent = agent.map(AgentDid::as_str);
+    let fields = json!({ "agentDid": agent, "number": seq, "error": error });
+    Log.error("proxy.relay.mail_unreadable", fields);
 }
