@@ -208,9 +208,9 @@ async function costs(say) {
       for (let n = 0; n < 5; n++) await one(n);
       await world.counts(true);
       for (let n = 0; n < COUNT; n++) await one(n);
-      const { rows, database, alarms, trust } = await world.counts(true);
-      const calls = Object.values(trust).reduce((sum, count) => sum + count, 0);
-      say(`${name}: ${rows / COUNT} rows, ${calls / COUNT} calls to trust objects, ${database / COUNT} questions to D1, ${alarms / COUNT} alarms`);
+      const { rows, database, alarms, trust, relay } = await world.counts(true);
+      const calls = (of) => Object.values(of).reduce((sum, count) => sum + count, 0) / COUNT;
+      say(`${name}: ${rows / COUNT} rows, ${calls(trust)} calls to trust objects, ${calls(relay)} to relay sessions, ${database / COUNT} questions to D1, ${alarms / COUNT} alarms`);
     }
     await Promise.all([from.close(), to.close()]);
   });

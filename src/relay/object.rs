@@ -90,6 +90,7 @@ impl AgentRelaySession {
     async fn answer_text(&self, text: &str) -> Result<String, &'static str> {
         let RelayRequest { agent, call } = serde_json::from_str(text).map_err(|_| "not a call")?;
         let answered = self.answer(&agent, call).await;
+        self.session.armed().await;
         answered
             .and_then(|reply| serde_json::to_string(&reply).map_err(|error| Failure::new(error.to_string())))
             .map_err(|error| {

@@ -14,6 +14,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+use futures_channel::oneshot;
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
 use worker::{Env, State};
 
 use super::alarm::Alarm;
@@ -35,6 +38,8 @@ pub struct Session {
     earlier: Earlier,
     awake: RefCell<Option<Awake>>,
     alarm: Rc<Alarm>,
+    /// Settles when the alarm is set, or could not be.
+    armed: RefCell<Shared<oneshot::Receiver<()>>>,
     /// What a revocation must find although it is not an open socket.
     pub(super) underway: RefCell<Vec<Weak<Underway>>>,
     /// The order of `enqueue` frames.
@@ -63,6 +68,7 @@ impl Session {
         Self {
             earlier,
             alarm: Rc::new(Alarm::new(state.storage())),
+            armed: RefCell::new(oneshot::channel().1.shared()),
             state,
             env,
             awake: RefCell::new(None),
@@ -103,7 +109,13 @@ impl Session {
         *slot = Some(awake);
         drop(slot);
         if let Some(setting) = self.alarm.arm(due_ms, moment.now_ms) {
-            self.beside(setting);
+            let (done, armed) = oneshot::channel();
+            *self.armed.borrow_mut() = armed.shared();
+            self.beside(async move {
+                let set = setting.await;
+                drop(done);
+                set
+            });
         }
         for question in ask {
             self.beside(self.clone().ask_about(question));
@@ -141,6 +153,13 @@ impl Session {
             return self.alarm.failed(clock::now_ms()).await;
         }
         Ok(())
+    }
+
+    /// Waits until the alarm is set that the steps so far need. A call is answered after that: otherwise the object could
+    /// die in between, and what it has just stored would not be looked at in its time.
+    pub async fn armed(&self) {
+        let armed = self.armed.borrow().clone();
+        let _ = armed.await;
     }
 
     /// Whether nothing was ever stored here. Read-only calls must not create storage: any caller can query any agent.

@@ -217,6 +217,10 @@ export class World {
   async alarm(binding, name) {
     await this.send("GET", `/__test/alarm?binding=${binding}&name=${encodeURIComponent(name)}`);
   }
+  /** When an object's alarm is set for, Unix milliseconds; null where it is not. */
+  async alarmAt(binding, name) {
+    return (await this.send("GET", `/__test/alarm-at?binding=${binding}&name=${encodeURIComponent(name)}`)).json;
+  }
   /** Runs statements in an object's SQL storage -> the rows of the last. */
   async sql(binding, name, body) {
     const answer = await this.send("POST", `/__test/sql?binding=${binding}&name=${encodeURIComponent(name)}`, { body });
@@ -269,7 +273,10 @@ export class World {
   async database(is) {
     await this.send("GET", `/__test/database?is=${is}`);
   }
-  /** {database, alarms, rows, trust: {admit: 3, …}}: questions to D1, alarms, rows that objects wrote, calls to trust objects by name; since the start or a reset. */
+  /**
+   * {database, alarms, rows, trust: {admit: 3, …}, relay: {deliver: 3, …}}: questions to D1, alarms, rows that objects wrote,
+   * calls to trust objects and to relay sessions by name; since the start or a reset.
+   */
   async counts(reset = false) {
     return (await this.send("GET", `/__test/counts${reset ? "?reset" : ""}`)).json;
   }

@@ -26,7 +26,7 @@ globalThis.setTimeout = (act, ms = 0, ...args) => realSetTimeout(act, ms / timer
 // How D1 is: "well", "fails" (every question is refused) or "hangs" (none is answered while the test runs).
 let database = "well";
 const HANG_MS = 120_000;
-const counts = { database: 0, alarms: 0, rows: 0, trust: {} };
+const counts = { database: 0, alarms: 0, rows: 0, trust: {}, relay: {} };
 
 function unanswered() {
   if (database === "fails") return Promise.reject(new Error("D1_ERROR: told to fail"));
@@ -201,6 +201,7 @@ function withHooks(Built, told = () => undefined) {
         if (Object.keys(values).length > 0) await this.ctx.storage.put(values);
         return Response.json(Object.fromEntries(await this.ctx.storage.list()));
       }
+      if (pathname === "/__test/alarm-at") return Response.json(await this.ctx.storage.getAlarm());
       if (pathname === "/__test/alarm") {
         await this.alarm();
         return new Response(null, { status: 204 });
@@ -229,8 +230,12 @@ const toldTrust = (call) => {
   counts.trust[name] = (counts.trust[name] ?? 0) + 1;
   return `trust:${call[name].agent?.split(":").at(-1) ?? "import"}`;
 };
+const toldRelay = ({ call }) => {
+  const name = only(call);
+  counts.relay[name] = (counts.relay[name] ?? 0) + 1;
+};
 export const ProxyTrustState = withHooks(built.ProxyTrustState, toldTrust);
-export const AgentRelaySession = withHooks(built.AgentRelaySession);
+export const AgentRelaySession = withHooks(built.AgentRelaySession, toldRelay);
 export const RevocationFeed = withHooks(built.RevocationFeed);
 
 export default {
@@ -261,7 +266,7 @@ export default {
     }
     if (url.pathname === "/__test/counts") {
       const seen = Response.json(counts);
-      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, alarms: 0, rows: 0, trust: {} });
+      if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, alarms: 0, rows: 0, trust: {}, relay: {} });
       return seen;
     }
     if (url.pathname === "/__test/scheduled") {
@@ -285,6 +290,10 @@ export default {
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/died") return Response.json(dying.died !== undefined);
+    if (url.pathname === "/__test/alarm-at") {
+      const namespace = env[url.searchParams.get("binding")];
+      return namespace.get(namespace.idFromName(url.searchParams.get("name"))).fetch("https://object/__test/alarm-at");
+    }
     if (["/__test/sql", "/__test/keep"].includes(url.pathname)) {
       const namespace = env[url.searchParams.get("binding")];
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
