@@ -157,6 +157,7 @@ fn every_link_within_the_repository_leads_somewhere() {
         "SECURITY.md",
         "CHANGELOG.md",
         "docs/settings.md",
+        "docs/costs.md",
         "docs/operations.md",
         "docs/quickstart.md",
     ]

@@ -99,6 +99,21 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: DeadLetters,
     },
+    /// Reckons what a month costs at the platform's published prices
+    Cost {
+        /// Agents that are connected all month
+        #[arg(long)]
+        agents: u64,
+        /// Messages in the month
+        #[arg(long)]
+        messages: u64,
+        /// Revocations in the month
+        #[arg(long, default_value_t = 0)]
+        revocations: u64,
+        /// Sidecars that listen to the stream
+        #[arg(long, default_value_t = 0)]
+        sidecars: u64,
+    },
     /// Prints completions for a shell
     Completions {
         /// The shell

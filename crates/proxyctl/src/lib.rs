@@ -14,6 +14,7 @@
 mod api;
 mod args;
 mod batch;
+mod cost;
 mod show;
 mod watch;
 
@@ -91,6 +92,22 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
             rendered.map_err(|error| failed(format!("standard output: {error}")))?;
             return Ok(Outcome::Done);
         }
+        Command::Cost {
+            agents,
+            messages,
+            revocations,
+            sidecars,
+        } => {
+            let load = cost::Load {
+                agents: *agents,
+                messages: *messages,
+                revocations: *revocations,
+                sidecars: *sidecars,
+            };
+            let lines = cost::estimate(&load, args.json);
+            lines.iter().for_each(|line| say(terminal.out, line));
+            return Ok(Outcome::Done);
+        }
         _ => {}
     }
     if let (Command::Watch { since }, Some(feed_token)) = (&args.command, &environment.feed_token) {
@@ -121,7 +138,7 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
         Command::Watch { since } => watch::by_list(*since, args.json, &api, terminal),
         Command::DeadLetters { what } => dead_letters(what, args.json, &api, terminal),
         // Done above.
-        Command::Completions { .. } | Command::Man => Ok(Outcome::Done),
+        Command::Completions { .. } | Command::Man | Command::Cost { .. } => Ok(Outcome::Done),
         Command::Reconcile => reconcile(args.json, &api, terminal),
         Command::Keys { what: Keys::Refresh } => {
             let answer = api.refresh_keys()?;
