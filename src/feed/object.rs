@@ -262,9 +262,13 @@ fn keep_time(app: &App, shared: &Rc<Shared>) {
             clock::sleep_ms(pause_ms.max(1)).await;
             shared.now_ms.set(shared.now_ms.get().max(then_ms));
             shared.round_at_ms.set(Some(app.now_ms()));
-            let dropped = shared.hub.borrow_mut().tick(shared.time());
-            log_dropped(&dropped);
-            shared.wake();
+            // Nobody is woken for nothing.
+            let due_ms = shared.hub.borrow().next_ms();
+            if due_ms.is_some_and(|at_ms| at_ms <= shared.time()) {
+                let dropped = shared.hub.borrow_mut().tick(shared.time());
+                log_dropped(&dropped);
+                shared.wake();
+            }
             if shared.hub.borrow().look_is_due(shared.time()) {
                 look(&app, &shared).await;
             }
