@@ -42,7 +42,7 @@ test("rows and columns that this version does not know stop no agent", async (t)
   t.after(() => world.stop());
   const [a, b] = await world.couple();
   const trust = [
-    "INSERT INTO meta (key, value) VALUES ('of a later version', '{}')",
+    "INSERT INTO meta (name, value) VALUES ('of a later version', '{}')",
     "INSERT INTO ended_pairs (peer, pair_id, ended_at_ms, untold_by) VALUES ('later:x', 'p', 1, 'later:y')",
     "CREATE TABLE of_a_later_version (x)",
     "ALTER TABLE peers ADD COLUMN of_a_later_version TEXT",

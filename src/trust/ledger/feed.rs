@@ -20,11 +20,13 @@ const HEAD: &str = "
 SELECT COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') AS epoch,
   (SELECT COALESCE(MAX(seq), 0) FROM revocations) AS latest";
 
-/// From the beginning where the position is above the latest number or of another epoch, in the same step.
+/// From the beginning where the position is above the latest number or of another epoch, in the same step. Without the
+/// kill switch's measurements of itself (`core::canary`), so that a page of them alone does not end a reading.
 const PAGE: &str = "
 SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
 WHERE seq > CASE WHEN ?1 > (SELECT COALESCE(MAX(seq), 0) FROM revocations)
     OR ?3 <> COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') THEN 0 ELSE ?1 END
+  AND (agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_')
 ORDER BY seq LIMIT ?2";
 
 /// Streams whose agent is revoked or has no pair left, or whose token is revoked.
