@@ -8,6 +8,7 @@ export const MODES = {
   down: "fails the connection; over a port, which a worker cannot drop, it is an answer 500 without a body of ours",
   500: "answers 500",
   429: "answers 429 with Retry-After: `retryAfterSeconds` (1)",
+  "429-unless-yes": "answers as it should where that is a yes, and else as under 429: it has had enough of what is made up",
   slow: "answers after `ms` (5000)",
   "slow-body": "sends half of the answer at once and the rest after `ms` (5000)",
   garbage: "answers 200 with a body that is not JSON",
@@ -28,6 +29,12 @@ export async function underFault(fault, serve) {
         { error: { code: "RATE_LIMIT_EXCEEDED", message: "told to refuse" } },
         { status: 429, headers: { "retry-after": String(fault.retryAfterSeconds ?? 1) } },
       );
+    case "429-unless-yes": {
+      const answer = await serve();
+      const said = answer.status === 200 ? await answer.clone().json() : {};
+      const isYes = answer.status === 204 || said.isMember || said.ownsAgent;
+      return isYes ? answer : underFault({ ...fault, mode: "429" }, serve);
+    }
     case "slow":
       await wait(fault.ms ?? 5000);
       return serve();

@@ -13,9 +13,11 @@ import { SERVED, dependencyOf, refuse } from "./served.js";
 import { Store } from "./store.js";
 import { newSigningKey, ulid } from "./tokens.js";
 
+// Not the object's: it is evicted where nobody asks it anything for a while, and there is only one.
+const counters = Object.fromEntries(DEPENDENCIES.map((name) => [name, 0]));
+
 export class DevRegistry extends DurableObject {
   #store = new Store(this.ctx.storage.sql);
-  #counters = Object.fromEntries(DEPENDENCIES.map((name) => [name, 0]));
 
   async fetch(request) {
     const url = new URL(request.url);
@@ -27,7 +29,7 @@ export class DevRegistry extends DurableObject {
   }
 
   async #serve(dependency, request) {
-    this.#counters[dependency] += 1;
+    counters[dependency] += 1;
     const fault = this.#store.get("fault", dependency);
     const registry = await this.#registry(request);
     return underFault(fault, () => SERVED[dependency]({ ...registry, fault, request }));
@@ -51,7 +53,7 @@ export class DevRegistry extends DurableObject {
     return {
       env: this.env,
       store: this.#store,
-      counters: this.#counters,
+      counters,
       issuer,
       signingKey: await this.#signingKey(),
       did: (entity) => `did:cdi:${host}:${entity}:${ulid()}`,
