@@ -1,4 +1,4 @@
-//! The registry client: four dependencies, each with its own circuit and cache (docs/design.md §4).
+//! The registry client: five dependencies, each with its own circuits and cache (docs/design.md §4).
 //!
 //! The decisions are made in `core::registry`, of whose state each isolate has one copy (`state`). The files here ask
 //! for a decision, make the call that it permits (`client`), read the answer and hand it back. There is one file for
@@ -25,10 +25,14 @@ use futures_channel::oneshot;
 
 use crate::app::App;
 use crate::clock;
+use crate::core::budget::Budget;
 use crate::core::pipeline::Refusal;
 
 /// The `Retry-After` when a call failed and the circuit is still closed.
 const RETRY_AFTER_FAILURE_MS: u64 = 5_000;
+
+/// A request that may ask after this time waits for it.
+const A_MOMENT_MS: u64 = 1_000;
 
 /// Which dependency: the name in log lines and in `details.dependency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +40,8 @@ enum Dependency {
     Keys,
     Crl,
     Access,
-    Identity,
+    Ownership,
+    Membership,
 }
 
 impl Dependency {
@@ -45,7 +50,8 @@ impl Dependency {
             Self::Keys => "registry_keys",
             Self::Crl => "registry_crl",
             Self::Access => "registry_access",
-            Self::Identity => "registry_identity",
+            Self::Ownership => "registry_ownership",
+            Self::Membership => "registry_membership",
         }
     }
 }
@@ -78,6 +84,23 @@ impl From<Unavailable> for Refusal {
             what: unavailable.dependency.as_str(),
             retry_after_s: unavailable.retry_after_s(),
         }
+    }
+}
+
+/// Waits where the registry may be asked in a moment. False where that takes longer than a request can wait.
+async fn in_a_moment(app: &App, budget: &Budget, retry_after_ms: u64) -> bool {
+    let waits = retry_after_ms <= A_MOMENT_MS && retry_after_ms < budget.remaining_ms(app.now_ms());
+    if waits {
+        clock::sleep_ms(retry_after_ms).await;
+    }
+    waits
+}
+
+/// The agent's object cannot be asked, and so the registry must not be.
+fn trust_unavailable() -> Refusal {
+    Refusal::DependencyUnavailable {
+        what: "trust_state",
+        retry_after_s: 1,
     }
 }
 

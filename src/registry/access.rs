@@ -10,13 +10,16 @@ use super::client::{self, Call, NO_BODY, Reply};
 use super::{Dependency, Unavailable, state};
 use crate::app::App;
 use crate::core::admission::Generation;
+use crate::core::admission::unconfirmed::{MayAsk, Named};
 use crate::core::budget::Budget;
-use crate::core::circuit::{FailureKind, Outcome, Permit};
+use crate::core::circuit::{FailureKind, Outcome};
 use crate::core::pipeline::Refusal;
 use crate::core::provenance::Provenance;
-use crate::core::registry::access::{self as desk, AccessDecision, Answer, Keep, NotAsked, Question};
+use crate::core::registry::access::{self as desk, AccessDecision, Answer, Keep, Question};
+use crate::core::registry::lanes::{NotAsked, NotNow, Pass};
 use crate::protocol::ait::Ait;
 use crate::protocol::proof::AccessToken;
+use crate::trust;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,66 +70,87 @@ where
             token: token.clone(),
         }
     };
-    match state::with(app, |desks| {
-        desks.access.decide(&question, kept_at_ms, app.now_ms())
-    }) {
-        AccessDecision::Valid { provenance, refresh } => {
-            if let Some(permit) = refresh {
-                let (told, word) = oneshot::channel();
-                let (background, asking) = (app.clone(), asking());
-                app.wait_until(async move {
-                    let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
-                    let (answer, kept) = ask(&background, &budget, &asking, permit).await;
-                    // Nobody waits any more where it took too long.
-                    let _ = told.send(answer);
-                    if kept != Keep::Nothing {
-                        keep(kept).await;
+    let named = Named::Token(token.hash());
+    // What the agent's object said, where it was asked; a question that it lets pass counts until it is told of the answer.
+    let mut standing = None;
+    loop {
+        let decision = state::with(app, |desks| {
+            desks
+                .access
+                .decide(&question, kept_at_ms, standing.as_ref(), app.now_ms())
+        });
+        let counted = matches!(standing, Some(MayAsk::Ask { .. }));
+        match decision {
+            AccessDecision::Valid { provenance, refresh } => {
+                if let Some(pass) = refresh {
+                    let (told, word) = oneshot::channel();
+                    let (background, asking) = (app.clone(), asking());
+                    app.wait_until(async move {
+                        let budget = Budget::new(background.now_ms(), background.config.registry.budget_ms);
+                        let (answer, kept) = ask(&background, &budget, &asking, pass).await;
+                        // Nobody waits any more where it took too long.
+                        let _ = told.send(answer);
+                        if !matches!(kept, Keep::Nothing | Keep::Unanswered) {
+                            keep(kept).await;
+                        }
+                    });
+                    match super::word_in_time(app, word).await {
+                        Some(Answer::Valid) => return Ok(Provenance::NETWORK),
+                        Some(Answer::Invalid) => return Err(Refusal::AccessInvalid),
+                        Some(Answer::None(_)) | None => {}
                     }
-                });
-                match super::word_in_time(app, word).await {
-                    Some(Answer::Valid) => return Ok(Provenance::NETWORK),
-                    Some(Answer::Invalid) => return Err(Refusal::AccessInvalid),
-                    Some(Answer::None(_)) | None => {}
                 }
+                state::warn_if_stale(
+                    app,
+                    Dependency::Access,
+                    provenance,
+                    app.config.registry.access_fresh_ms,
+                );
+                return Ok(provenance);
             }
-            state::warn_if_stale(
-                app,
-                Dependency::Access,
-                provenance,
-                app.config.registry.access_fresh_ms,
-            );
-            Ok(provenance)
-        }
-        AccessDecision::Invalid => Err(Refusal::AccessInvalid),
-        AccessDecision::Ask(permit) => {
-            let (answer, told) = ask(app, budget, &asking(), permit).await;
-            if told != Keep::Nothing {
-                app.wait_until(keep(told));
+            AccessDecision::Invalid => return Err(Refusal::AccessInvalid),
+            AccessDecision::AskObject => {
+                let said = trust::client::may_ask(app, &ait.sub, &named).await;
+                standing = Some(said.map_err(|_| super::trust_unavailable())?);
             }
-            match answer {
-                Answer::Valid => Ok(Provenance::NETWORK),
-                Answer::Invalid => Err(Refusal::AccessInvalid),
-                Answer::None(_) => Err(Unavailable::failed(Dependency::Access).into()),
+            AccessDecision::Ask(pass) => {
+                let (answer, told) = ask(app, budget, &asking(), pass).await;
+                if told != Keep::Nothing && (told != Keep::Unanswered || counted) {
+                    app.wait_until(keep(told));
+                }
+                return match answer {
+                    Answer::Valid => Ok(Provenance::NETWORK),
+                    Answer::Invalid => Err(Refusal::AccessInvalid),
+                    Answer::None(_) => Err(Unavailable::failed(Dependency::Access).into()),
+                };
             }
-        }
-        AccessDecision::Unavailable {
-            retry_after_ms,
-            cause,
-        } => {
-            if cause == NotAsked::TooManyTokens {
-                let detail = json!({ "agentDid": ait.sub.as_str() });
-                state::warn(app, "proxy.registry.too_many_tokens", Dependency::Access, detail);
-            }
-            Err(Unavailable {
-                dependency: Dependency::Access,
+            AccessDecision::Unavailable(NotNow {
                 retry_after_ms,
+                cause,
+            }) => {
+                let circuit_open = cause == NotAsked::CircuitOpen;
+                if !circuit_open && super::in_a_moment(app, budget, retry_after_ms).await {
+                    standing = standing.filter(|_| counted);
+                    continue;
+                }
+                if counted {
+                    trust::client::answered(app, &ait.sub, named, None);
+                }
+                if !circuit_open {
+                    let detail = json!({ "agentDid": ait.sub.as_str() });
+                    state::warn(app, "proxy.registry.too_many_tokens", Dependency::Access, detail);
+                }
+                return Err(Unavailable {
+                    dependency: Dependency::Access,
+                    retry_after_ms,
+                }
+                .into());
             }
-            .into())
         }
     }
 }
 
-async fn ask(app: &App, budget: &Budget, asking: &Asking, permit: Permit) -> (Answer, Keep) {
+async fn ask(app: &App, budget: &Budget, asking: &Asking, pass: Pass) -> (Answer, Keep) {
     let asked_at_ms = app.now_ms();
     let answer = match budget.timeout_ms(asked_at_ms) {
         Some(timeout_ms) => call(app, timeout_ms, asking).await,
@@ -135,7 +159,7 @@ async fn ask(app: &App, budget: &Budget, asking: &Asking, permit: Permit) -> (An
     let told = state::with(app, |desks| {
         desks
             .access
-            .answered(&asking.question, permit, asked_at_ms, answer, app.now_ms())
+            .answered(&asking.question, pass, asked_at_ms, answer, app.now_ms())
     });
     (answer, told)
 }

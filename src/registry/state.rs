@@ -14,10 +14,11 @@ use crate::config::Config;
 use crate::core::cache::Ages;
 use crate::core::circuit::{Circuit, CircuitSettings, Phase, Transition};
 use crate::core::provenance::Provenance;
-use crate::core::registry::access::{AccessDesk, AccessSettings};
+use crate::core::registry::access::AccessDesk;
+use crate::core::registry::confirm::{ConfirmSettings, Desk};
 use crate::core::registry::crl::{CrlDesk, CrlSettings};
-use crate::core::registry::identity::{IdentityDesk, IdentitySettings};
 use crate::core::registry::keys::{KeysDesk, KeysSettings};
+use crate::core::registry::lanes::{Lane, Lanes};
 use crate::log::Level;
 use crate::protocol::crl::Crl;
 use crate::protocol::keyset::KeySet;
@@ -37,8 +38,10 @@ pub struct Desks {
     pub crl_tag: Option<String>,
     /// Agent access.
     pub access: AccessDesk,
-    /// Ownership and group membership.
-    pub identity: IdentityDesk,
+    /// Who owns an agent: never remembered.
+    pub ownership: Lanes,
+    /// Group membership.
+    pub membership: Desk,
     lines: Vec<Line>,
 }
 
@@ -57,8 +60,8 @@ pub fn with<R>(app: &App, step: impl FnOnce(&mut Desks) -> R) -> R {
         let result = step(desks);
         (result, desks.take_transitions())
     });
-    for (dependency, transition) in transitions {
-        log_transition(app, dependency, transition);
+    for (dependency, lane, transition) in transitions {
+        log_transition(app, dependency, lane, transition);
     }
     result
 }
@@ -126,24 +129,23 @@ impl Desks {
                 circuit,
             }),
             crl_tag: None,
-            access: AccessDesk::new(AccessSettings {
+            access: AccessDesk::new(ConfirmSettings {
                 ages: Ages {
                     fresh_ms: registry.access_fresh_ms,
                     stale_ms: registry.access_stale_ms,
                 },
                 refused_ms: registry.access_refused_ms,
-                refused_max_ms: registry.access_refused_max_ms,
                 max_entries: config.cache_max_entries,
-                max_unknown_tokens: registry.access_unknown_tokens_per_minute as usize,
                 claim_ms: registry.refresh_claim_ms,
                 circuit,
             }),
-            identity: IdentityDesk::new(IdentitySettings {
+            ownership: Lanes::new(circuit),
+            membership: Desk::new(ConfirmSettings {
                 ages: Ages {
                     fresh_ms: registry.membership_fresh_ms,
                     stale_ms: registry.membership_stale_ms,
                 },
-                denied_ms: registry.membership_refused_ms,
+                refused_ms: registry.membership_refused_ms,
                 max_entries: config.cache_max_entries,
                 claim_ms: registry.refresh_claim_ms,
                 circuit,
@@ -152,20 +154,27 @@ impl Desks {
         }
     }
 
-    fn take_transitions(&mut self) -> Vec<(Dependency, Transition)> {
-        let circuits: [(Dependency, &mut Circuit); 4] = [
-            (Dependency::Keys, self.keys.circuit()),
-            (Dependency::Crl, self.crl.circuit()),
-            (Dependency::Access, self.access.circuit()),
-            (Dependency::Identity, self.identity.circuit()),
+    fn take_transitions(&mut self) -> Vec<(Dependency, Option<Lane>, Transition)> {
+        let lanes = [
+            (Dependency::Access, self.access.lanes()),
+            (Dependency::Ownership, &mut self.ownership),
+            (Dependency::Membership, self.membership.lanes()),
         ];
-        let of = |(dependency, circuit): (Dependency, &mut Circuit)| -> Vec<_> {
-            circuit
-                .take_transitions()
-                .map(|transition| (dependency, transition))
-                .collect()
-        };
-        circuits.into_iter().flat_map(of).collect()
+        let in_lanes = lanes.into_iter().flat_map(|(dependency, lanes)| {
+            lanes
+                .circuits()
+                .map(|(lane, circuit)| (dependency, Some(lane), circuit))
+        });
+        let circuits: [(Dependency, Option<Lane>, &mut Circuit); 2] = [
+            (Dependency::Keys, None, self.keys.circuit()),
+            (Dependency::Crl, None, self.crl.circuit()),
+        ];
+        let mut transitions = Vec::new();
+        for (dependency, lane, circuit) in circuits.into_iter().chain(in_lanes) {
+            let of_circuit = circuit.take_transitions();
+            transitions.extend(of_circuit.map(|transition| (dependency, lane, transition)));
+        }
+        transitions
     }
 
     /// If such a line may be written now: how many were left out since the last.
@@ -196,9 +205,10 @@ impl Desks {
     }
 }
 
-fn log_transition(app: &App, dependency: Dependency, transition: Transition) {
+fn log_transition(app: &App, dependency: Dependency, lane: Option<Lane>, transition: Transition) {
     let fields = json!({
         "dependency": dependency.as_str(),
+        "lane": lane.map(Lane::as_str),
         "from": transition.from.as_str(),
         "to": transition.to.as_str(),
         "reason": transition.reason.as_str(),

@@ -69,7 +69,7 @@ async fn answer(app: &App, question: &Question, recipient: &AgentDid) -> Option<
     // Of a revoked agent nobody else need be asked.
     let asked_groups = question.groups.iter().filter(|_| reply.revoked.is_none());
     let groups = asked_groups.map(async |group| {
-        let answer = is_member(app, &budget, group, sender, reply.generation).await;
+        let answer = is_member(app, &budget, sender, group, sender, reply.generation).await;
         (*group, answer.ok().map(|(is_member, _)| is_member))
     });
     let groups = join_all(groups).await;

@@ -30,6 +30,7 @@ use crate::core::relay_queue::identity::{Entrance, Identity, Rewrite};
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, Deliver, Enqueue, SOURCE_ENQUEUE};
 use crate::protocol::ids::Ulid;
+use crate::registry::identity::IdentityError;
 use crate::trust;
 
 /// How long a frame may take once its turn has come. Whoever is behind it waits no longer than this.
@@ -254,6 +255,9 @@ impl Session {
                 "sender and recipient are not both members of the group",
             )),
             Err(MayNot::TrustUnavailable) => Err(NotNow::Yet("trust_store_unavailable")),
+            Err(MayNot::MembershipUnavailable(IdentityError::TooMany { .. })) => Err(NotNow::Never(
+                "too many groups and members were named that the registry does not confirm",
+            )),
             Err(MayNot::MembershipUnavailable(_)) => {
                 Err(NotNow::Yet("group membership cannot be looked up at the moment"))
             }

@@ -58,7 +58,7 @@ pub async fn may_write(
     };
     let mut evidence = Vec::with_capacity(2);
     for member in [sender, recipient] {
-        match is_member(app, budget, group, member, generation).await {
+        match is_member(app, budget, sender, group, member, generation).await {
             Ok((true, provenance)) => evidence.push(provenance),
             Ok((false, _)) => return Err(MayNot::NotMembers),
             Err(error) => return Err(MayNot::MembershipUnavailable(error)),

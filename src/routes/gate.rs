@@ -15,6 +15,7 @@ use worker::Response;
 
 use crate::app::App;
 use crate::config::Environment;
+use crate::core::admission::unconfirmed::Named;
 use crate::core::admission::{Generation, Rate, StoreValidation};
 use crate::core::budget::Budget;
 use crate::core::pipeline::{self, Admission, Policy, Ports, Presented, Refusal, Verified, VerifiedAit};
@@ -249,6 +250,10 @@ fn keep_validation(
                     trust::client::store_validation(&app, call).await.map(|_| ())
                 }
                 Keep::Refused => trust::client::drop_validation(&app, &agent, token_hash).await,
+                Keep::Unanswered => {
+                    trust::client::answered(&app, &agent, Named::Token(token_hash), None);
+                    Ok(())
+                }
                 Keep::Nothing => Ok(()),
             };
             if let Err(error) = done {

@@ -193,6 +193,11 @@ fn membership_unavailable(error: IdentityError) -> ApiError {
             let message = "The registry does not accept this proxy's credentials.";
             ApiError::new(&code::PROXY_INTERNAL_AUTH_UNAUTHORIZED, message).with_retry_after(retry_after_s)
         }
+        IdentityError::TooMany { retry_after_s } => {
+            let message =
+                "This agent has named too many groups and members that the registry does not confirm.";
+            ApiError::new(&code::PROXY_RATE_LIMIT_EXCEEDED, message).with_retry_after(retry_after_s)
+        }
     }
 }
 

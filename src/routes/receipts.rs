@@ -8,14 +8,16 @@
 //! `GET`, by the sender: 400 `PROXY_RELAY_RECEIPT_INVALID_QUERY`; 403 `PROXY_AUTH_FORBIDDEN`; 404; 200.
 //!
 //! Both are open to two agents if this proxy relayed that very message from one to the other, or if they are a pair.
-//! The recipient's session knows the first, so a message of a group needs no pair.
+//! The recipient's session knows the first, so a message of a group needs no pair. A sender's question goes to that
+//! session only if the sender's own object says that it may have written to the recipient: a session that is asked about
+//! by strangers would be an object made for each name that they make up.
 
 use serde::Serialize;
 use serde_json::json;
 use worker::Response;
 
 use crate::app::{App, binding};
-use crate::core::admission::Paired;
+use crate::core::admission::{PairId, Paired};
 use crate::core::pipeline::{Caller, Refusal};
 use crate::error::ApiError;
 use crate::http::{Incoming, json_response};
@@ -66,7 +68,9 @@ pub async fn post(app: &App, caller: Caller, incoming: Incoming) -> Result<Respo
         .await?
         .is_none()
     {
-        check_paired(app, caller.agent(), &receipt.sender).await?;
+        acquainted(app, caller.agent(), &receipt.sender)
+            .await?
+            .check_paired()?;
     }
     let Ok(queue) = app.queue(binding::RECEIPT_QUEUE) else {
         app.log.error(
@@ -92,8 +96,12 @@ pub async fn get(app: &App, caller: Caller, incoming: Incoming) -> Result<Respon
     let sender = caller.agent();
     let request_id: MessageId = query(&incoming, "requestId", |text| MessageId::parse(text).ok())?;
     let recipient: AgentDid = query(&incoming, "recipientAgentDid", |text| AgentDid::parse(text).ok())?;
+    let acquainted = acquainted(app, sender, &recipient).await?;
+    if !acquainted.has_met {
+        acquainted.check_paired()?;
+    }
     let Some(found) = find(app, sender, &recipient, &request_id).await? else {
-        check_paired(app, sender, &recipient).await?;
+        acquainted.check_paired()?;
         return json_response(404, &json!({ "found": false }));
     };
     let receipt = FoundReceipt {
@@ -146,20 +154,36 @@ async fn find(
     }
 }
 
-async fn check_paired(app: &App, caller: &AgentDid, other: &AgentDid) -> Result<(), ApiError> {
-    if caller == other {
-        return Ok(());
-    }
-    let unavailable = || ApiError::from(Refusal::TrustUnavailable { retry_after_s: 1 });
+/// What an agent's own object says of it and another one.
+struct Acquainted {
+    paired: Paired,
+    /// They may have written to each other, in a group or by a pair that has ended.
+    has_met: bool,
+}
+
+async fn acquainted(app: &App, caller: &AgentDid, other: &AgentDid) -> Result<Acquainted, ApiError> {
     let standing = trust::client::check_pair(app, caller, None, Some(other), None)
         .await
-        .map_err(|_| unavailable())?;
-    match standing.peers.paired {
-        Some(Paired::Yes(_)) => Ok(()),
-        Some(Paired::No) => {
-            let message = "This proxy relayed no such message between you, and you are not paired.";
-            Err(ApiError::new(&code::PROXY_AUTH_FORBIDDEN, message))
+        .map_err(|_| ApiError::from(Refusal::TrustUnavailable { retry_after_s: 1 }))?;
+    let is_oneself = caller == other;
+    Ok(Acquainted {
+        paired: match is_oneself {
+            true => Paired::Yes(PairId::unnumbered()),
+            false => standing.peers.paired.unwrap_or_default(),
+        },
+        has_met: standing.met,
+    })
+}
+
+impl Acquainted {
+    fn check_paired(&self) -> Result<(), ApiError> {
+        match self.paired {
+            Paired::Yes(_) => Ok(()),
+            Paired::No => {
+                let message = "This proxy relayed no such message between you, and you are not paired.";
+                Err(ApiError::new(&code::PROXY_AUTH_FORBIDDEN, message))
+            }
+            Paired::Unavailable => Err(Refusal::TrustUnavailable { retry_after_s: 1 }.into()),
         }
-        Some(Paired::Unavailable) | None => Err(unavailable()),
     }
 }

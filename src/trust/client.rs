@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::core::admission::refusals::Refusals;
+use crate::core::admission::unconfirmed::{MayAsk, Named};
 use crate::core::admission::{
     AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, EndedPair, Generation, LiftRequest,
     MailQuestion, PairId, Rate, RevokeReply, RevokeRequest, RevokedWhat, StoreReply, StoreValidation,
@@ -133,6 +134,7 @@ pub async fn check_pair(
         peer: peer.cloned(),
         pair_id: pair_id.cloned(),
         mail: None,
+        named: None,
     };
     call(app, agent.ulid(), &check).await
 }
@@ -153,8 +155,45 @@ pub async fn check_mail(
         peer: Some(recipient.clone()),
         pair_id: None,
         mail: Some(question),
+        named: None,
     };
     call(app, agent.ulid(), &check).await
+}
+
+/// Whether the registry may be asked about something that this agent has named and nobody has confirmed. Where it may, the
+/// question counts until `answered` says what came of it.
+///
+/// # Errors
+/// No answer: it must not be asked.
+pub async fn may_ask(app: &App, agent: &AgentDid, named: &Named) -> Result<MayAsk, TrustUnavailable> {
+    let check = TrustCall::Check {
+        agent: agent.clone(),
+        jti: None,
+        peer: None,
+        pair_id: None,
+        mail: None,
+        named: Some(named.clone()),
+    };
+    let reply: CheckReply = call(app, agent.ulid(), &check).await?;
+    // An object of an older version counts nothing; the isolate's lanes still do.
+    Ok(reply.may_ask.unwrap_or(MayAsk::Ask { known: false }))
+}
+
+/// Tells the agent's object, beside the request, what the registry said; none where it did not say.
+pub fn answered(app: &App, agent: &AgentDid, named: Named, is_yes: Option<bool>) {
+    let background = app.clone();
+    let agent = agent.clone();
+    app.wait_until(async move {
+        let told = TrustCall::Answered {
+            agent: agent.clone(),
+            named,
+            is_yes,
+        };
+        if let Err(error) = call::<StoreReply>(&background, agent.ulid(), &told).await {
+            let fields = json!({ "agentDid": agent.as_str(), "error": error.to_string() });
+            background.log.warn("proxy.trust.answer_not_kept", fields);
+        }
+    });
 }
 
 /// Has an agent's object read the record of this pair.

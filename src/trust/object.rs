@@ -24,7 +24,10 @@ use super::tables::SqlTables;
 use super::{pairs, record, takeover};
 use crate::app::App;
 use crate::clock;
-use crate::core::admission::{Admission, Generation, Limits, StoreReply, TrustCall, token_expiry_ms};
+use crate::core::admission::unconfirmed::{Named, TokenLimits};
+use crate::core::admission::{
+    Admission, CheckReply, Generation, Limits, StoreReply, TrustCall, token_expiry_ms,
+};
 use crate::log::Log;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -156,14 +159,23 @@ impl ProxyTrustState {
                 jti,
                 peer,
                 pair_id,
+                named,
                 ..
             } => {
                 let token = jti.map(|jti| (jti, token_expiry_ms(None, app.now_ms())));
                 self.ask_record(&app, &agent, token).await?;
                 self.step(&app, |machine, now_ms| {
-                    machine.check(now_ms, jti, peer.as_ref(), pair_id.as_ref())
+                    let reply = machine.check(now_ms, jti, peer.as_ref(), pair_id.as_ref())?;
+                    let may_ask = named.map(|named| machine.may_ask(now_ms, &agent, &named));
+                    Ok(CheckReply {
+                        may_ask: may_ask.transpose()?,
+                        ..reply
+                    })
                 })
             }
+            TrustCall::Answered { agent, named, is_yes } => self.step(&app, |machine, now_ms| {
+                machine.answered(now_ms, &agent, &named, is_yes)
+            }),
             TrustCall::PairChanged { agent, peer } => {
                 self.changed();
                 self.read_pair(&app, &agent, &peer).await
@@ -186,10 +198,18 @@ impl ProxyTrustState {
             }
             TrustCall::TakeOver {} => self.take_over(&app).await,
             TrustCall::StoreValidation(validation) => {
-                self.step(&app, |machine, _| machine.store_validation(&validation))
+                let named = Named::Token(validation.token_hash);
+                self.step(&app, |machine, now_ms| {
+                    machine.answered(now_ms, &validation.agent, &named, Some(true))?;
+                    machine.store_validation(&validation)
+                })
             }
-            TrustCall::DropValidation { token_hash, .. } => {
-                self.step(&app, |machine, _| machine.drop_validation(&token_hash))
+            TrustCall::DropValidation { agent, token_hash } => {
+                let named = Named::Token(token_hash);
+                self.step(&app, |machine, now_ms| {
+                    machine.answered(now_ms, &agent, &named, Some(false))?;
+                    machine.drop_validation(&token_hash)
+                })
             }
         }
     }
@@ -323,11 +343,16 @@ impl ProxyTrustState {
     }
 
     fn wake(&self, app: &App, now_ms: u64) -> Result<Awake, Failure> {
-        let rate = &app.config.rate;
+        let (rate, registry) = (&app.config.rate, &app.config.registry);
         let limits = Limits {
             rate_limit: rate.agent_requests,
             rate_window_ms: rate.agent_window_ms,
             warn_skew_s: app.config.clock_skew_warn_s,
+            tokens: TokenLimits {
+                most: registry.access_unknown_tokens_per_minute as usize,
+                first_pause_ms: registry.access_refused_ms,
+                longest_pause_ms: registry.access_refused_max_ms,
+            },
         };
         let tables = SqlTables::open(self.state.storage().sql())?;
         Ok(Awake {

@@ -14,7 +14,9 @@ use super::nonce_tables::NonceTables;
 use crate::core::admission::overlay::TokenRevocation;
 use crate::core::admission::pairs::{EndedPair, PairId};
 use crate::core::admission::skew::SkewLog;
-use crate::core::admission::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
+use crate::core::admission::tables::{
+    Confirmed, Facts, Forgotten, MAX_CONFIRMED, NonceRow, Stored, Tables, Validation,
+};
 use crate::core::admission::{Changed, Generation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -39,6 +41,9 @@ CREATE TABLE IF NOT EXISTS peers (
 CREATE TABLE IF NOT EXISTS ended_pairs (
   peer TEXT NOT NULL, pair_id TEXT NOT NULL, ended_at_ms INTEGER NOT NULL, untold_by TEXT,
   PRIMARY KEY (peer, pair_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS confirmed (
+  about TEXT NOT NULL, what TEXT NOT NULL, confirmed_at_ms INTEGER NOT NULL, PRIMARY KEY (about, what)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS validations (
   token_hash BLOB NOT NULL PRIMARY KEY, jti TEXT NOT NULL, validated_at_ms INTEGER NOT NULL
@@ -387,6 +392,42 @@ impl Tables for SqlTables {
             _ => None,
         };
         Ok(self.rows(query, vec![])?.into_iter().filter_map(ended).collect())
+    }
+
+    fn confirmed_at_ms(&self, what: Confirmed<'_>) -> Result<Option<u64>> {
+        let query = "SELECT confirmed_at_ms FROM confirmed WHERE about = ? AND what = ?";
+        let rows = self.rows(query, vec![what.about.into(), what.what.into()])?;
+        rows.first().and_then(|row| row.first()).map(number).transpose()
+    }
+
+    fn put_confirmed(&self, what: Confirmed<'_>, at_ms: u64) -> Result<()> {
+        let query = "INSERT INTO confirmed (about, what, confirmed_at_ms) VALUES (?, ?, ?)
+            ON CONFLICT (about, what) DO UPDATE SET confirmed_at_ms = excluded.confirmed_at_ms";
+        self.run(query, vec![what.about.into(), what.what.into(), integer(at_ms)])?;
+        let surplus = "DELETE FROM confirmed WHERE (about, what) IN
+            (SELECT about, what FROM confirmed ORDER BY confirmed_at_ms DESC LIMIT -1 OFFSET ?)";
+        self.run(surplus, vec![integer(MAX_CONFIRMED as u64)])
+    }
+
+    fn delete_confirmed(&self, what: Confirmed<'_>) -> Result<()> {
+        let query = "DELETE FROM confirmed WHERE about = ? AND what = ?";
+        self.run(query, vec![what.about.into(), what.what.into()])
+    }
+
+    fn has_confirmed(&self) -> Result<bool> {
+        Ok(!self.rows("SELECT 1 FROM confirmed LIMIT 1", vec![])?.is_empty())
+    }
+
+    fn has_met(&self, peer: &AgentDid) -> Result<bool> {
+        let query = "SELECT 1 FROM confirmed WHERE about = ?1 UNION ALL SELECT 1 FROM ended_pairs WHERE peer = ?1 LIMIT 1";
+        Ok(!self.rows(query, vec![peer.as_str().into()])?.is_empty())
+    }
+
+    fn sweep_confirmed(&self, before_ms: u64) -> Result<()> {
+        self.run(
+            "DELETE FROM confirmed WHERE confirmed_at_ms < ?",
+            vec![integer(before_ms)],
+        )
     }
 
     fn sweep_ended(&self, before_ms: u64) -> Result<()> {

@@ -2,7 +2,7 @@
 //   1. 50 agents are paired; none was ever validated, and nothing that is cached lives for longer than a moment
 //   2. everything answers 500: the circuit of the signing keys opens, and nothing else is asked
 //   3. the keys are back: the circuits of the CRL and of access validation open
-//   4. pairs are started: the circuit of identity opens
+//   4. pairs are started: the circuit of ownership opens
 //   5. a pause later, and again: one probe each, however many requests there are
 //   6. the registry is back: one probe each closes them, and everybody is served
 //   7. a Retry-After lengthens the pause
@@ -70,7 +70,7 @@ test("a registry that fails is left alone", async () => {
       agents[at % AGENTS].post("/pair/start", { initiatorProfile: { agentName: "a", humanName: "b" } }, over());
     for (const answer of await eightAtATime(200, startPair)) refused(answer, 503, "PROXY_PAIR_OWNERSHIP_UNAVAILABLE");
     few((await world.counters()).ownership, "ownership");
-    for (const dependency of ["registry_crl", "registry_access", "registry_identity"]) {
+    for (const dependency of ["registry_crl", "registry_access", "registry_ownership"]) {
       assert.equal(opened(dependency, "failures").length, 1, dependency);
     }
 
@@ -91,7 +91,7 @@ test("a registry that fails is left alone", async () => {
     accepted(await message(0));
     assert.equal((await startPair(0)).status, 200);
     assert.deepEqual(statuses(await eightAtATime(2 * AGENTS, message)), { 202: 2 * AGENTS });
-    for (const dependency of ["registry_keys", "registry_crl", "registry_access", "registry_identity"]) {
+    for (const dependency of ["registry_keys", "registry_crl", "registry_access", "registry_ownership"]) {
       assert.equal(opened(dependency, "probe_succeeded").length, 1, dependency);
     }
 

@@ -195,6 +195,12 @@ export class World {
     return (await this.db.prepare("SELECT * FROM dead_letters ORDER BY id").all()).results;
   }
 
+  /** How many objects of this class were ever made: each has a file. */
+  objectsMade(className) {
+    const files = readdirSync(this.#directory, { recursive: true }).map(String);
+    return files.filter((path) => path.includes(className) && path.endsWith(".sqlite")).length;
+  }
+
   fault(dependency, mode, rest = {}) {
     return this.registry("/dev/faults", { dependency, mode, ...rest });
   }

@@ -11,6 +11,8 @@
 //! - **Once the record of its pairs is loaded, a miss is a no.** Nothing is looked up because of what a caller names,
 //!   and a pair that was ended here never comes back, because its id is kept (`pairs`).
 //! - **A flood fills nothing**, because a refused request writes no row.
+//! - **What the agent can make up costs the registry little**, because what nobody has confirmed is counted here
+//!   (`unconfirmed`).
 //!
 //! `Admission::admit` is one synchronous step, so no other call can come between its reads and its writes. Asking D1
 //! is the shell's job, before that step. The types of the object's calls are in `calls`.
@@ -25,6 +27,7 @@ pub mod rate;
 pub mod refusals;
 pub mod skew;
 pub mod tables;
+pub mod unconfirmed;
 
 #[cfg(test)]
 mod machine_tests;

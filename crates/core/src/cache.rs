@@ -214,6 +214,16 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         self.slots.pop(key);
     }
 
+    /// See `Slot::serves`. Does not count as use.
+    pub fn serves(&self, key: &K, now_ms: u64) -> bool {
+        self.slots.peek(key).is_some_and(|slot| slot.serves(now_ms))
+    }
+
+    /// See `Slot::as_of_ms`. Does not count as use.
+    pub fn as_of_ms(&self, key: &K) -> Option<u64> {
+        self.slots.peek(key)?.as_of_ms()
+    }
+
     pub fn clear(&mut self) {
         self.slots.clear();
     }

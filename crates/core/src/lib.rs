@@ -14,6 +14,7 @@ pub mod canary;
 pub mod circuit;
 pub mod consume;
 pub mod dead_letter;
+pub mod doors;
 pub mod feed;
 pub mod health;
 pub mod ledger;

@@ -5,11 +5,13 @@
 
 pub mod access;
 pub mod answer;
+pub mod answers;
+pub mod confirm;
 pub mod consult;
 pub mod crl;
 pub mod identity;
 pub mod keys;
-pub mod token_bound;
+pub mod lanes;
 
 #[cfg(test)]
 mod simulation;

@@ -145,6 +145,11 @@ async fn confirm_ownership(app: &App, caller: &Caller, budget: &Budget) -> Resul
             "The registry does not accept this proxy's credentials.",
         )
         .with_retry_after(retry_after_s),
+        Err(IdentityError::TooMany { retry_after_s }) => ApiError::new(
+            &code::PROXY_RATE_LIMIT_EXCEEDED,
+            "The registry was asked too often for an owner that it does not confirm.",
+        )
+        .with_retry_after(retry_after_s),
     };
     Err(refusal)
 }

@@ -11,6 +11,7 @@ use super::overlay::{RevokedWhat, TokenRevocation};
 use super::pairs::{EndedPair, PairId, PeersReply};
 use super::rate::Rate;
 use super::skew::WorstSkew;
+use super::unconfirmed::{MayAsk, Named};
 use clawdentity_protocol::b64;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
@@ -53,6 +54,18 @@ pub enum TrustCall {
         /// does not answer it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mail: Option<MailQuestion>,
+        /// May the registry be asked about this, which the agent has named?
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        named: Option<Named>,
+    },
+    /// What the registry said about something that the agent has named. `StoreReply`.
+    Answered {
+        /// The agent.
+        agent: AgentDid,
+        /// What it was about.
+        named: Named,
+        /// None: it was not asked after all, or did not answer.
+        is_yes: Option<bool>,
     },
     /// The record of this pair was written: read it. `RevokeReply`.
     PairChanged {
@@ -278,6 +291,12 @@ pub struct CheckReply {
     /// What has ended of what was asked for mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mail: Option<MailReply>,
+    /// The agent may have written to the one that was named before: by a pair that has ended, or in a group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub met: bool,
+    /// Whether the registry may be asked about what was named. An older object says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_ask: Option<MayAsk>,
 }
 
 /// What became of the end of a pair.
@@ -317,7 +336,7 @@ pub struct StoreReply {
 }
 
 /// Fixed bytes as base64url.
-mod bytes {
+pub(super) mod bytes {
     use super::{Deserialize, Deserializer, Serializer, b64, de};
 
     pub fn serialize<const N: usize, S: Serializer>(
@@ -343,6 +362,8 @@ mod tests {
 
     use super::*;
     use crate::admission::pairs::{Known, Paired};
+    use clawdentity_protocol::did::HumanDid;
+    use clawdentity_protocol::ids::GroupId;
 
     const DID: &str = "did:cdi:registry.example.com:agent:01HF7YAT00W6W7CM7N3W5FDXT4";
 
@@ -420,6 +441,7 @@ mod tests {
                 peer: None,
                 pair_id: None,
                 mail: None,
+                named: None,
             },
             &format!(r#"{{"check":{{"agent":"{DID}","jti":null}}}}"#),
         );
@@ -434,6 +456,7 @@ mod tests {
                     tokens: vec![jti()],
                     pairs: vec![PairId::unnumbered()],
                 }),
+                named: None,
             },
             &format!(
                 r#"{{"check":{{"agent":"{DID}","jti":null,"peer":"{DID}","mail":{{"tokens":["01HF7YAT31JZHSMW1CG6Q6MHB7"],"pairs":["unnumbered"]}}}}}}"#
@@ -559,6 +582,8 @@ mod tests {
                 session_ended_at_ms: None,
                 peers: PeersReply::default(),
                 mail: None,
+                met: false,
+                may_ask: None,
             },
             r#"{"revoked":null,"generation":"0101010101010101","peers":{"known":"unavailable"}}"#,
         );
@@ -578,9 +603,45 @@ mod tests {
                     ended_tokens: vec![jti()],
                     ended_pairs: vec![PairId::unnumbered()],
                 }),
+                met: false,
+                may_ask: None,
             },
             r#"{"revoked":null,"generation":"0101010101010101","worst_skew":{"skew_s":-250,"at_ms":7},"peers":{"known":"unavailable"},"mail":{"ended_tokens":["01HF7YAT31JZHSMW1CG6Q6MHB7"],"ended_pairs":["unnumbered"]}}"#,
         );
         pinned(&StoreReply { stored: true }, r#"{"stored":true}"#);
+        let named = |named: &Named, json: &str| {
+            let answered = TrustCall::Answered {
+                agent: agent(),
+                named: named.clone(),
+                is_yes: Some(true),
+            };
+            let expect = format!(r#"{{"answered":{{"agent":"{DID}","named":{json},"is_yes":true}}}}"#);
+            pinned(&answered, &expect);
+        };
+        let zeros = "A".repeat(43);
+        named(&Named::Token([0; 32]), &format!(r#"{{"token":"{zeros}"}}"#));
+        named(
+            &Named::Member {
+                group: GroupId::parse("grp_01HF7YAT31JZHSMW1CG6Q6MHB7").unwrap(),
+                member: agent(),
+            },
+            &format!(r#"{{"member":{{"group":"grp_01HF7YAT31JZHSMW1CG6Q6MHB7","member":"{DID}"}}}}"#),
+        );
+        let owner = DID.replace(":agent:", ":human:");
+        named(
+            &Named::Owner(HumanDid::parse(&owner).unwrap()),
+            &format!(r#"{{"owner":"{owner}"}}"#),
+        );
+        for (may_ask, json) in [
+            (MayAsk::Confirmed, r#""confirmed""#),
+            (MayAsk::Ask { known: true }, r#"{"ask":{"known":true}}"#),
+            (MayAsk::Refused, r#""refused""#),
+            (
+                MayAsk::Wait { retry_after_ms: 9 },
+                r#"{"wait":{"retry_after_ms":9}}"#,
+            ),
+        ] {
+            pinned(&may_ask, json);
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::pairs::{EndedPair, Known, PairId, Paired, PeersReply};
 use super::rate::{RECEIPTS_LIMIT, RECEIPTS_WINDOW_MS, Rate, RateLog};
 use super::skew::SkewLog;
 use super::tables::{NonceRow, Stored, Tables, Validation};
+use super::unconfirmed::{MayAsk, Named, TokenLimits, Unconfirmed};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
@@ -31,6 +32,11 @@ pub const SWEEP_GRACE_MS: u64 = 8 * 24 * 3_600_000;
 /// The end of a pair is remembered for so long: longer than any mail that was let in by it can wait (seven days).
 pub const KEEP_ENDED_MS: u64 = 8 * 24 * 3_600_000;
 
+/// What the registry confirmed is remembered for so long after it last did: longer than any receipt is kept.
+pub const KEEP_CONFIRMED_MS: u64 = 8 * 24 * 3_600_000;
+/// A yes that repeats one is written at most so often.
+const CONFIRM_AGAIN_MS: u64 = 24 * 3_600_000;
+
 /// Whoever ends a pair tells the others itself first; after this time the object does.
 const SETTLE_AFTER_MS: u64 = 3_000;
 /// The first pause where that fails; it doubles, up to a minute.
@@ -45,6 +51,8 @@ pub struct Limits {
     pub rate_window_ms: u64,
     /// A clock that is off by more seconds than this is kept on disk.
     pub warn_skew_s: u64,
+    /// Of the tokens that nobody has confirmed.
+    pub tokens: TokenLimits,
 }
 
 impl Limits {
@@ -75,6 +83,7 @@ pub struct Admission<T> {
     skews: SkewLog,
     unconfirmed: bool,
     session_ended_at_ms: Option<u64>,
+    unconfirmed_names: Unconfirmed,
 }
 
 impl<T: Tables> Admission<T> {
@@ -134,6 +143,7 @@ impl<T: Tables> Admission<T> {
             skews,
             unconfirmed,
             session_ended_at_ms,
+            unconfirmed_names: Unconfirmed::new(limits.tokens),
         })
     }
 
@@ -393,6 +403,69 @@ impl<T: Tables> Admission<T> {
         Ok(StoreReply { stored: false })
     }
 
+    /// May the registry be asked about this, which the agent has named?
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn may_ask(&mut self, now_ms: u64, agent: &AgentDid, named: &Named) -> Result<MayAsk, T::Error> {
+        let confirmed = match named {
+            Named::Token(hash) => self.validations.iter().any(|known| known.token_hash == *hash),
+            other => {
+                let tables = &self.tables;
+                let at_ms = other
+                    .with_confirmed(|what| tables.confirmed_at_ms(what))
+                    .transpose()?;
+                at_ms.flatten().is_some()
+            }
+        };
+        if confirmed {
+            return Ok(MayAsk::Confirmed);
+        }
+        let known =
+            !self.validations.is_empty() || self.tables.has_confirmed()? || self.tables.peers(None)?.0;
+        Ok(self.unconfirmed_names.may_ask(agent, named, known, now_ms))
+    }
+
+    /// What the registry said about something that the agent has named; none where it did not say.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn answered(
+        &mut self,
+        now_ms: u64,
+        agent: &AgentDid,
+        named: &Named,
+        is_yes: Option<bool>,
+    ) -> Result<StoreReply, T::Error> {
+        let tables = &self.tables;
+        match is_yes {
+            Some(true) => {
+                named
+                    .with_confirmed(|what| {
+                        let at_ms = tables.confirmed_at_ms(what)?;
+                        let age_ms = at_ms.and_then(|at_ms| now_ms.checked_sub(at_ms));
+                        match age_ms {
+                            Some(age_ms) if age_ms < CONFIRM_AGAIN_MS => Ok(()),
+                            _ => tables.put_confirmed(what, now_ms),
+                        }
+                    })
+                    .transpose()?;
+                self.unconfirmed_names.confirmed(agent, named);
+            }
+            Some(false) => {
+                named
+                    .with_confirmed(|what| match tables.confirmed_at_ms(what)? {
+                        Some(_) => tables.delete_confirmed(what),
+                        None => Ok(()),
+                    })
+                    .transpose()?;
+                self.unconfirmed_names.refused(agent, named, now_ms);
+            }
+            None => self.unconfirmed_names.unanswered(agent, named),
+        }
+        Ok(StoreReply { stored: true })
+    }
+
     /// Forgets what can no longer matter. Returns when to be called again, if there is anything left to do.
     ///
     /// # Errors
@@ -409,6 +482,8 @@ impl<T: Tables> Admission<T> {
         let expired_before_ms = now_ms.saturating_sub(SWEEP_GRACE_MS);
         self.tables.sweep_tokens(expired_before_ms)?;
         self.tables.sweep_ended(now_ms.saturating_sub(KEEP_ENDED_MS))?;
+        self.tables
+            .sweep_confirmed(now_ms.saturating_sub(KEEP_CONFIRMED_MS))?;
         self.seen_tokens.retain(|_, expiry| *expiry >= expired_before_ms);
         self.lifted_tokens
             .retain(|_, expiry| *expiry >= expired_before_ms);
@@ -584,6 +659,11 @@ impl<T: Tables> Admission<T> {
             },
             session_ended_at_ms: self.session_ended_at_ms,
             peers: self.peers(peer, pair_id)?,
+            met: peer
+                .map(|peer| self.tables.has_met(peer))
+                .transpose()?
+                .unwrap_or(false),
+            may_ask: None,
             mail: None,
         })
     }

@@ -3,6 +3,7 @@
 use super::machine::SWEEP_GRACE_MS;
 use super::memory::Memory;
 use super::nonces;
+use super::unconfirmed::TokenLimits;
 use super::*;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
@@ -13,6 +14,11 @@ const LIMITS: Limits = Limits {
     rate_limit: 3,
     rate_window_ms: 60_000,
     warn_skew_s: 200,
+    tokens: TokenLimits {
+        most: 5,
+        first_pause_ms: 5_000,
+        longest_pause_ms: 30_000,
+    },
 };
 
 fn agent() -> AgentDid {

@@ -11,7 +11,7 @@ use super::generation::Generation;
 use super::overlay::TokenRevocation;
 use super::pairs::{EndedPair, PairId};
 use super::skew::SkewLog;
-use super::tables::{Facts, Forgotten, NonceRow, Stored, Tables, Validation};
+use super::tables::{Confirmed, Facts, Forgotten, MAX_CONFIRMED, NonceRow, Stored, Tables, Validation};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
@@ -28,6 +28,11 @@ struct Data {
     peers: HashMap<AgentDid, PairId>,
     /// When, and who is to tell the others.
     ended: HashMap<(AgentDid, PairId), (u64, Option<AgentDid>)>,
+    confirmed: HashMap<(String, String), u64>,
+}
+
+fn key(what: Confirmed<'_>) -> (String, String) {
+    (what.about.to_owned(), what.what.to_owned())
 }
 
 impl Memory {
@@ -285,6 +290,44 @@ impl Tables for Memory {
             unsettled.extend(untold_by.clone().map(|agent| (agent, ended)));
         }
         Ok(unsettled)
+    }
+
+    fn confirmed_at_ms(&self, what: Confirmed<'_>) -> Result<Option<u64>, Infallible> {
+        Ok(self.0.borrow().confirmed.get(&key(what)).copied())
+    }
+
+    fn put_confirmed(&self, what: Confirmed<'_>, at_ms: u64) -> Result<(), Infallible> {
+        let confirmed = &mut self.0.borrow_mut().confirmed;
+        confirmed.insert(key(what), at_ms);
+        while confirmed.len() > MAX_CONFIRMED {
+            let oldest = confirmed.iter().min_by_key(|(_, at_ms)| **at_ms);
+            let oldest = oldest.map(|(key, _)| key.clone()).unwrap();
+            confirmed.remove(&oldest);
+        }
+        Ok(())
+    }
+
+    fn delete_confirmed(&self, what: Confirmed<'_>) -> Result<(), Infallible> {
+        self.0.borrow_mut().confirmed.remove(&key(what));
+        Ok(())
+    }
+
+    fn has_confirmed(&self) -> Result<bool, Infallible> {
+        Ok(!self.0.borrow().confirmed.is_empty())
+    }
+
+    fn has_met(&self, peer: &AgentDid) -> Result<bool, Infallible> {
+        let data = self.0.borrow();
+        let in_a_group = data.confirmed.keys().any(|(about, _)| about == peer.as_str());
+        Ok(in_a_group || data.ended.keys().any(|(ended, _)| ended == peer))
+    }
+
+    fn sweep_confirmed(&self, before_ms: u64) -> Result<(), Infallible> {
+        self.0
+            .borrow_mut()
+            .confirmed
+            .retain(|_, at_ms| *at_ms >= before_ms);
+        Ok(())
     }
 
     fn sweep_ended(&self, before_ms: u64) -> Result<(), Infallible> {

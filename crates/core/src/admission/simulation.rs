@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::memory::Memory;
+use super::unconfirmed::TokenLimits;
 use super::*;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
@@ -15,6 +16,11 @@ const LIMITS: Limits = Limits {
     rate_limit: 4,
     rate_window_ms: 60_000,
     warn_skew_s: 200,
+    tokens: TokenLimits {
+        most: 5,
+        first_pause_ms: 5_000,
+        longest_pause_ms: 30_000,
+    },
 };
 
 #[derive(Clone, Debug)]

@@ -90,6 +90,18 @@ pub struct Stored {
     pub session_ended_at_ms: Option<u64>,
 }
 
+/// How much is remembered of what the registry confirmed.
+pub const MAX_CONFIRMED: usize = 1_000;
+
+/// What the registry can confirm for longer than a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed<'a> {
+    /// Whom it is about: a DID.
+    pub about: &'a str,
+    /// What of it: a group's id, or `owner`.
+    pub what: &'a str,
+}
+
 /// The storage of one agent's object.
 pub trait Tables {
     /// How it fails.
@@ -254,6 +266,24 @@ pub trait Tables {
 
     /// The pairs of whose end others are still to be told, each with the agent of this object.
     fn unsettled(&self) -> Result<Vec<(AgentDid, EndedPair)>, Self::Error>;
+
+    /// When the registry last confirmed this, Unix milliseconds.
+    fn confirmed_at_ms(&self, what: Confirmed<'_>) -> Result<Option<u64>, Self::Error>;
+
+    /// The registry confirmed this. Of more than `MAX_CONFIRMED` the oldest are forgotten.
+    fn put_confirmed(&self, what: Confirmed<'_>, at_ms: u64) -> Result<(), Self::Error>;
+
+    /// The registry denies this.
+    fn delete_confirmed(&self, what: Confirmed<'_>) -> Result<(), Self::Error>;
+
+    /// Whether the registry has confirmed anything about this agent.
+    fn has_confirmed(&self) -> Result<bool, Self::Error>;
+
+    /// Whether this one was confirmed to be in a group, or was a peer whose pair has ended.
+    fn has_met(&self, peer: &AgentDid) -> Result<bool, Self::Error>;
+
+    /// Forgets what was confirmed before this time.
+    fn sweep_confirmed(&self, before_ms: u64) -> Result<(), Self::Error>;
 
     /// Forgets the ends of pairs that everybody was told of and that lie before this time.
     fn sweep_ended(&self, before_ms: u64) -> Result<(), Self::Error>;

@@ -6,46 +6,27 @@
 //! * A 401 ends what was remembered, and is itself remembered for `refused_ms`.
 //! * Where memory has nothing, the validation that the agent's own object keeps is used instead, under the same ages.
 //!   So a fresh isolate works during an outage.
-//! * Questions about tokens that callers make up are bounded by `token_bound` before the circuit is asked.
+//! * Questions about tokens that callers make up are counted by the agent's own object, and go on lanes of their own.
 //!
 //! This module decides. Its caller makes the call, reports with `answered`, and does with the agent's object what
 //! `Keep` says.
 
 use sha2::{Digest, Sha256};
 
-use super::consult::{self, Decision};
-use super::token_bound::{TokenBound, TokenBoundSettings, Verdict};
+use super::confirm::{ConfirmSettings, Decision, Desk};
+use super::lanes::{Caller, Lanes, NotNow, Pass, Said};
 use crate::admission::Generation;
-use crate::cache::{Ages, Cache, Look};
-use crate::circuit::{Circuit, CircuitSettings, FailureKind, Outcome, Permit};
+use crate::admission::unconfirmed::MayAsk;
+use crate::circuit::{FailureKind, Outcome};
 use crate::provenance::{Provenance, Source};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
-
-/// The figures that these decisions depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AccessSettings {
-    /// Of a validation.
-    pub ages: Ages,
-    /// How long a 401 is remembered.
-    pub refused_ms: u64,
-    /// The longest that repeated 401s can make that time.
-    pub refused_max_ms: u64,
-    /// Entries of the memory, and agents of the bound.
-    pub max_entries: usize,
-    /// Made-up tokens asked about, per agent and minute.
-    pub max_unknown_tokens: usize,
-    /// See `Cache::new`.
-    pub claim_ms: u64,
-    /// Of the circuit.
-    pub circuit: CircuitSettings,
-}
 
 /// A question: is this token valid for this agent with this AIT?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     key: [u8; 32],
-    agent: u128,
+    agent: Caller,
 }
 
 impl Question {
@@ -72,29 +53,17 @@ pub enum AccessDecision {
     Valid {
         /// What this decision rests on.
         provenance: Provenance,
-        /// Ask again in the background under this permit.
-        refresh: Option<Permit>,
+        /// Ask again in the background under this pass.
+        refresh: Option<Pass>,
     },
     /// The registry refused this token lately.
     Invalid,
+    /// Ask the agent's object whether the registry may be asked, and decide again with what it says.
+    AskObject,
     /// Ask the registry and wait.
-    Ask(Permit),
+    Ask(Pass),
     /// Nobody knows, and the registry may not be asked now.
-    Unavailable {
-        /// When it may be asked again.
-        retry_after_ms: u64,
-        /// Why not.
-        cause: NotAsked,
-    },
-}
-
-/// Why the registry is not asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAsked {
-    /// The circuit is open.
-    CircuitOpen,
-    /// This agent showed too many tokens that were never validated.
-    TooManyTokens,
+    Unavailable(NotNow),
 }
 
 /// What the registry said.
@@ -118,55 +87,40 @@ pub enum Keep {
     },
     /// Forget what is remembered of it.
     Refused,
+    /// The registry did not say: a place that the question took is free again.
+    Unanswered,
     /// Nothing.
     Nothing,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct AccessDesk {
-    settings: AccessSettings,
-    memory: Cache<[u8; 32], bool>,
-    bound: TokenBound<u128>,
-    circuit: Circuit,
-}
+pub struct AccessDesk(Desk);
 
 impl AccessDesk {
     /// The state that knows nothing yet.
-    pub fn new(settings: AccessSettings) -> Self {
-        Self {
-            memory: Cache::new(settings.max_entries, settings.claim_ms),
-            bound: TokenBound::new(TokenBoundSettings {
-                max_agents: settings.max_entries,
-                max_tokens: settings.max_unknown_tokens,
-                first_pause_ms: settings.refused_ms,
-                max_pause_ms: settings.refused_max_ms,
-            }),
-            circuit: Circuit::new(settings.circuit),
-            settings,
-        }
+    pub fn new(settings: ConfirmSettings) -> Self {
+        Self(Desk::new(settings))
     }
 
     /// What to do now. `kept_at_ms` is when the registry was last asked and called this very token of this agent
-    /// and AIT valid, under this generation, as the agent's object remembers it; `None` where it does not.
-    pub fn decide(&mut self, question: &Question, kept_at_ms: Option<u64>, now_ms: u64) -> AccessDecision {
-        let (found, durable) = self.look(question, kept_at_ms, now_ms);
-        if matches!(found, Look::Fetch) {
-            match self.bound.may_ask(&question.agent, &question.key, now_ms) {
-                Verdict::Ask => {}
-                Verdict::Refused => return AccessDecision::Invalid,
-                Verdict::Wait { retry_after_ms } => {
-                    return AccessDecision::Unavailable {
-                        retry_after_ms,
-                        cause: NotAsked::TooManyTokens,
-                    };
-                }
-            }
-        }
-        match consult::decide(found, &mut self.circuit, now_ms) {
-            Decision::Serve { value: false, .. } => AccessDecision::Invalid,
+    /// and AIT valid, under this generation, as the agent's object remembers it; `None` where it does not. `standing` is
+    /// what the object said, where it was asked.
+    pub fn decide(
+        &mut self,
+        question: &Question,
+        kept_at_ms: Option<u64>,
+        standing: Option<&MayAsk>,
+        now_ms: u64,
+    ) -> AccessDecision {
+        let Question { key, agent } = question;
+        // Memory first; where it has nothing, what the object kept, unless memory knows of a later answer.
+        let durable =
+            !self.0.serves(key, now_ms) && kept_at_ms.is_some_and(|at_ms| self.0.remembered(key, at_ms));
+        match self.0.decide(key, *agent, standing, now_ms) {
+            Decision::Serve { is_yes: false, .. } => AccessDecision::Invalid,
             Decision::Serve {
-                value: true,
+                is_yes: true,
                 mut provenance,
                 refresh,
             } => {
@@ -175,14 +129,9 @@ impl AccessDesk {
                 }
                 AccessDecision::Valid { provenance, refresh }
             }
-            Decision::Ask(permit) => {
-                self.bound.asked(question.agent, question.key, now_ms);
-                AccessDecision::Ask(permit)
-            }
-            Decision::Unavailable { retry_after_ms } => AccessDecision::Unavailable {
-                retry_after_ms,
-                cause: NotAsked::CircuitOpen,
-            },
+            Decision::AskObject => AccessDecision::AskObject,
+            Decision::Ask(pass) => AccessDecision::Ask(pass),
+            Decision::Unavailable(not_now) => AccessDecision::Unavailable(not_now),
         }
     }
 
@@ -190,53 +139,28 @@ impl AccessDesk {
     pub fn answered(
         &mut self,
         question: &Question,
-        permit: Permit,
+        pass: Pass,
         asked_at_ms: u64,
         answer: Answer,
         now_ms: u64,
     ) -> Keep {
-        let Question { key, agent } = *question;
-        let outcome = match answer {
-            Answer::Valid | Answer::Invalid => Outcome::Success,
-            Answer::None(outcome) => outcome,
+        let said = match answer {
+            Answer::Valid => Said::Yes,
+            Answer::Invalid => Said::No,
+            Answer::None(outcome) => Said::Nothing(outcome),
         };
-        self.circuit.report(permit, outcome, now_ms);
+        let latest = self.0.answered(&question.key, pass, asked_at_ms, said, now_ms);
         match answer {
-            Answer::Valid => {
-                self.bound.validated(&agent, &key);
-                let latest = self.memory.put(key, true, asked_at_ms, self.settings.ages);
-                if latest {
-                    Keep::Validated { at_ms: asked_at_ms }
-                } else {
-                    Keep::Nothing
-                }
-            }
-            Answer::Invalid => {
-                let ages = Ages::fresh_only(self.settings.refused_ms);
-                if !self.memory.put(key, false, asked_at_ms, ages) {
-                    return Keep::Nothing;
-                }
-                self.bound.refused(&agent, &key, now_ms);
-                Keep::Refused
-            }
-            Answer::None(_) => Keep::Nothing,
+            Answer::Valid if latest => Keep::Validated { at_ms: asked_at_ms },
+            Answer::Invalid if latest => Keep::Refused,
+            Answer::None(_) => Keep::Unanswered,
+            _ => Keep::Nothing,
         }
     }
 
-    /// The circuit, for its transitions and the status page.
-    pub fn circuit(&mut self) -> &mut Circuit {
-        &mut self.circuit
-    }
-
-    /// Memory first; where it has nothing, what the object kept, unless memory knows of a later answer.
-    fn look(&mut self, question: &Question, kept_at_ms: Option<u64>, now_ms: u64) -> (Look<bool>, bool) {
-        let found = self.memory.look(&question.key, now_ms);
-        match (&found, kept_at_ms) {
-            (Look::Fetch, Some(at_ms)) if self.memory.put(question.key, true, at_ms, self.settings.ages) => {
-                (self.memory.look(&question.key, now_ms), true)
-            }
-            _ => (found, false),
-        }
+    /// The lanes, for their transitions and the status page.
+    pub fn lanes(&mut self) -> &mut Lanes {
+        self.0.lanes()
     }
 }
 

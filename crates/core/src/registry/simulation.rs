@@ -14,10 +14,13 @@
 
 use std::collections::HashMap;
 
-use super::access::{AccessDecision, AccessDesk, AccessSettings, Answer, Keep, Question};
+use super::access::{AccessDecision, AccessDesk, Answer, Keep, Question};
+use super::confirm::ConfirmSettings;
 use super::crl::{self, CrlDecision, CrlDesk, CrlSettings};
 use super::keys::{KeysDecision, KeysDesk, KeysSettings, KidDecision};
+use super::lanes::{Lane, Pass};
 use crate::admission::Generation;
+use crate::admission::unconfirmed::{MayAsk, Named, TokenLimits, Unconfirmed};
 use crate::cache::Ages;
 use crate::circuit::{CircuitSettings, FailureKind, Outcome, Permit};
 use clawdentity_protocol::did::AgentDid;
@@ -85,9 +88,19 @@ enum Mode {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Dependency {
-    Access,
+    /// By lane: each has its own circuit.
+    Access(Lane),
     Keys,
     Crl,
+}
+
+/// What an agent's object counts.
+fn unconfirmed() -> Unconfirmed {
+    Unconfirmed::new(TokenLimits {
+        most: 5,
+        first_pause_ms: 5 * SECOND,
+        longest_pause_ms: 30 * SECOND,
+    })
 }
 
 /// What the isolate and the object know of one agent.
@@ -100,6 +113,13 @@ struct Agent {
     kept: Option<(u8, u64)>,
     /// What the isolate was told of the present token under the present generation: when asked, valid.
     told: Option<(u64, bool)>,
+    /// The registry refused the present token, under this generation or an earlier one.
+    refused: bool,
+}
+
+enum Right {
+    Permit(Permit),
+    Pass(Pass),
 }
 
 enum Asked {
@@ -108,6 +128,7 @@ enum Asked {
         token: u8,
         generation: u8,
         valid: bool,
+        lane: Lane,
     },
     Keys {
         version: u32,
@@ -119,7 +140,7 @@ enum Asked {
 
 struct Call {
     asked: Asked,
-    permit: Permit,
+    right: Right,
     asked_at_ms: u64,
     due_ms: u64,
     well: bool,
@@ -149,6 +170,7 @@ struct World<'a> {
     keys: KeysDesk<u32>,
     crl: CrlDesk<u64>,
     agents: Vec<Agent>,
+    unconfirmed: Vec<Unconfirmed>,
     key_version: u32,
     d1_keys: Option<(u32, u64)>,
     last_iat_s: u64,
@@ -177,6 +199,7 @@ impl<'a> World<'a> {
                 };
                 dids.len()
             ],
+            unconfirmed: dids.iter().map(|_| unconfirmed()).collect(),
             key_version: 1,
             d1_keys: None,
             last_iat_s: 0,
@@ -243,6 +266,7 @@ impl<'a> World<'a> {
         let agent = self.any_agent();
         let state = &mut self.agents[agent];
         state.token = (state.token + 1) % 100;
+        state.refused = false;
         state.session = true;
         (state.kept, state.told) = (None, None);
     }
@@ -268,8 +292,7 @@ impl<'a> World<'a> {
         let alive = |at_ms: &u64| self.now_ms - at_ms < ACCESS.stale_ms;
         let told = state.told.filter(|(_, valid)| *valid).map(|(at_ms, _)| at_ms);
         let known = told.or(kept.filter(|_| state.told.is_none())).filter(alive);
-        let decision = self.access.decide(&question, kept, self.now_ms);
-        match decision {
+        match self.decide_access(agent, state.token, &question, kept) {
             AccessDecision::Valid { provenance, refresh } => {
                 self.claim(provenance.age_ms < ACCESS.stale_ms, "served what is dead");
                 let as_of_ms = self.now_ms - provenance.age_ms;
@@ -278,22 +301,23 @@ impl<'a> World<'a> {
                     given,
                     "served what the registry never said, or said of another generation",
                 );
-                if let Some(permit) = refresh {
-                    self.call_access(agent, state.token, permit);
+                if let Some(pass) = refresh {
+                    self.call_access(agent, state.token, pass);
                 }
             }
             AccessDecision::Invalid => {
                 self.claim(known.is_none(), "refused who is known");
                 self.claim(
-                    state.told.is_some_and(|(_, valid)| !valid),
+                    state.refused || state.told.is_some_and(|(_, valid)| !valid),
                     "refused what the registry did not refuse",
                 );
             }
-            AccessDecision::Ask(permit) => {
+            AccessDecision::AskObject => self.claim(false, "asked the object twice"),
+            AccessDecision::Ask(pass) => {
                 self.claim(known.is_none(), "asked about who is known");
-                self.call_access(agent, state.token, permit);
+                self.call_access(agent, state.token, pass);
             }
-            AccessDecision::Unavailable { .. } => self.claim(known.is_none(), "503 for who is known"),
+            AccessDecision::Unavailable(_) => self.claim(known.is_none(), "503 for who is known"),
         }
     }
 
@@ -301,11 +325,37 @@ impl<'a> World<'a> {
         let agent = self.any_agent();
         let token = 100 + self.dice.roll(100) as u8;
         let question = self.question(agent, token, self.agents[agent].generation);
-        match self.access.decide(&question, None, self.now_ms) {
-            AccessDecision::Ask(permit) => self.call_access(agent, token, permit),
+        match self.decide_access(agent, token, &question, None) {
+            AccessDecision::Ask(pass) => self.call_access(agent, token, pass),
             AccessDecision::Valid { .. } => self.claim(false, "a made-up token is valid"),
-            AccessDecision::Invalid | AccessDecision::Unavailable { .. } => {}
+            AccessDecision::AskObject => self.claim(false, "asked the object twice"),
+            AccessDecision::Invalid | AccessDecision::Unavailable(_) => {}
         }
+    }
+
+    /// The isolate, and the agent's object where the isolate wants to know.
+    fn decide_access(
+        &mut self,
+        agent: usize,
+        token: u8,
+        question: &Question,
+        kept: Option<u64>,
+    ) -> AccessDecision {
+        let now_ms = self.now_ms;
+        let decision = self.access.decide(question, kept, None, now_ms);
+        if decision != AccessDecision::AskObject {
+            return decision;
+        }
+        let named = Named::Token([token; 32]);
+        let said = match self.agents[agent].kept {
+            Some((known, _)) if known == token => MayAsk::Confirmed,
+            _ => self.unconfirmed[agent].may_ask(&self.dids[agent], &named, true, now_ms),
+        };
+        let decision = self.access.decide(question, kept, Some(&said), now_ms);
+        if matches!(decision, AccessDecision::Unavailable(_)) {
+            self.unconfirmed[agent].unanswered(&self.dids[agent], &named);
+        }
+        decision
     }
 
     fn need_keys(&mut self) {
@@ -332,7 +382,7 @@ impl<'a> World<'a> {
                         Asked::Keys {
                             version: self.key_version,
                         },
-                        permit,
+                        Right::Permit(permit),
                     );
                 }
             }
@@ -342,7 +392,7 @@ impl<'a> World<'a> {
                     Asked::Keys {
                         version: self.key_version,
                     },
-                    permit,
+                    Right::Permit(permit),
                 );
             }
             KeysDecision::Unavailable { .. } => self.claim(!in_d1, "503 with keys in D1"),
@@ -356,7 +406,7 @@ impl<'a> World<'a> {
                 Asked::Keys {
                     version: self.key_version,
                 },
-                permit,
+                Right::Permit(permit),
             );
         }
     }
@@ -433,12 +483,10 @@ impl MaxByTime for Option<(u32, u64)> {
 
 fn desks() -> (AccessDesk, KeysDesk<u32>, CrlDesk<u64>) {
     let circuit = CircuitSettings::default();
-    let access = AccessSettings {
+    let access = ConfirmSettings {
         ages: ACCESS,
         refused_ms: 5 * SECOND,
-        refused_max_ms: 30 * SECOND,
         max_entries: 1_000,
-        max_unknown_tokens: 5,
         claim_ms: CLAIM_MS,
         circuit,
     };

@@ -5,12 +5,14 @@ use std::cell::Cell;
 use super::super::*;
 use super::isolate::{D1_TIMEOUT_MS, Isolate};
 use super::world::{BUDGET_MS, Dependency, World};
+use crate::admission::unconfirmed::{MayAsk, Named};
 use crate::admission::{AdmitReply, AdmitRequest, Rate, StoreValidation, Validations};
 use crate::budget::Budget;
 use crate::circuit::{Outcome, Permit};
 use crate::registry::access::{self, AccessDecision, Keep, Question};
 use crate::registry::crl::{self, CrlDecision, Note};
 use crate::registry::keys::{KeysDecision, KidCopy, KidDecision};
+use crate::registry::lanes::Pass;
 
 const LOOK_AGAIN_MS: u64 = 250; // slower than the real ones, and as good here
 
@@ -186,7 +188,7 @@ impl Gate {
     async fn ask_access(
         &self,
         question: Question,
-        permit: Permit,
+        pass: Pass,
         validation: StoreValidation,
     ) -> access::Answer {
         let asked_at_ms = self.now_ms();
@@ -202,10 +204,20 @@ impl Gate {
             self.isolate
                 .access
                 .borrow_mut()
-                .answered(&question, permit, asked_at_ms, answer, self.now_ms());
+                .answered(&question, pass, asked_at_ms, answer, self.now_ms());
         let gate = self.background();
+        let named = Named::Token(validation.token_hash);
         self.world.spawn(async move {
             gate.world.sleep(gate.world.roll(20)).await;
+            let is_yes = match keep {
+                Keep::Validated { .. } => Some(true),
+                Keep::Refused => Some(false),
+                Keep::Unanswered | Keep::Nothing => None,
+            };
+            let now_ms = gate.now_ms();
+            gate.world.object(gate.agent, |it| {
+                it.answered(now_ms, &validation.agent, &named, is_yes).unwrap()
+            });
             match keep {
                 Keep::Validated { at_ms } => {
                     let call = StoreValidation {
@@ -225,7 +237,7 @@ impl Gate {
                         .object(gate.agent, |it| it.drop_validation(&hash).unwrap());
                     gate.world.dropped(gate.agent, gate.token);
                 }
-                Keep::Nothing => {}
+                Keep::Unanswered | Keep::Nothing => {}
             }
         });
         answer
@@ -351,28 +363,36 @@ impl Ports for Gate {
             validated_at_ms: 0,
             generation: admission.generation,
         };
-        let decision = self
-            .isolate
-            .access
-            .borrow_mut()
-            .decide(&question, kept_at_ms, self.now_ms());
+        let decide = |standing: Option<&MayAsk>| {
+            let mut desk = self.isolate.access.borrow_mut();
+            desk.decide(&question, kept_at_ms, standing, self.now_ms())
+        };
+        let mut decision = decide(None);
+        if decision == AccessDecision::AskObject {
+            let named = Named::Token(token.hash());
+            let now_ms = self.now_ms();
+            let said = self
+                .world
+                .object(self.agent, |it| it.may_ask(now_ms, &ait.sub, &named).unwrap());
+            decision = decide(Some(&said));
+        }
         match decision {
             AccessDecision::Valid { provenance, refresh } => {
-                if let Some(permit) = refresh {
+                if let Some(pass) = refresh {
                     let gate = self.background();
                     self.world.spawn(async move {
-                        gate.ask_access(question, permit, validation).await;
+                        gate.ask_access(question, pass, validation).await;
                     });
                 }
                 Ok(provenance)
             }
             AccessDecision::Invalid => Err(Refusal::AccessInvalid),
-            AccessDecision::Ask(permit) => match self.ask_access(question, permit, validation).await {
+            AccessDecision::Ask(pass) => match self.ask_access(question, pass, validation).await {
                 access::Answer::Valid => Ok(Provenance::NETWORK),
                 access::Answer::Invalid => Err(Refusal::AccessInvalid),
                 access::Answer::None(_) => Err(unavailable("registry_access")),
             },
-            AccessDecision::Unavailable { .. } => Err(unavailable("registry_access")),
+            AccessDecision::Unavailable(_) | AccessDecision::AskObject => Err(unavailable("registry_access")),
         }
     }
 }

@@ -6,7 +6,8 @@ use super::super::*;
 use super::world::{ACCESS_STALE_MS, BUDGET_MS, MINUTE_MS};
 use crate::cache::Ages;
 use crate::circuit::CircuitSettings;
-use crate::registry::access::{AccessDesk, AccessSettings};
+use crate::registry::access::AccessDesk;
+use crate::registry::confirm::ConfirmSettings;
 use crate::registry::crl::{CrlDesk, CrlSettings};
 use crate::registry::keys::{KeysDesk, KeysSettings};
 
@@ -25,12 +26,10 @@ impl Isolate {
     pub fn new(name: u32) -> Self {
         let circuit = CircuitSettings::default();
         let ages = |fresh_ms, stale_ms| Ages { fresh_ms, stale_ms };
-        let access = AccessSettings {
+        let access = ConfirmSettings {
             ages: ages(45_000, ACCESS_STALE_MS),
             refused_ms: 5_000,
-            refused_max_ms: 30_000,
             max_entries: 100,
-            max_unknown_tokens: 5,
             claim_ms: CLAIM_MS,
             circuit,
         };

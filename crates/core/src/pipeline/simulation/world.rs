@@ -14,6 +14,7 @@ use super::fixtures::{AGENTS, Fixtures, Proven};
 use super::gate::Gate;
 use super::isolate::Isolate;
 use crate::admission::memory::Memory;
+use crate::admission::unconfirmed::TokenLimits;
 use crate::admission::{Admission as Object, LedgerAnswer, Limits, PairId};
 
 mod calls;
@@ -27,6 +28,11 @@ const LIMITS: Limits = Limits {
     rate_limit: 1_000_000,
     rate_window_ms: MINUTE_MS,
     warn_skew_s: 200,
+    tokens: TokenLimits {
+        most: 5,
+        first_pause_ms: 5_000,
+        longest_pause_ms: 30_000,
+    },
 };
 
 /// With whom every agent is paired, whatever else changes.

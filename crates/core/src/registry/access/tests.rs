@@ -1,7 +1,9 @@
 //! The validation of access tokens under virtual time, one story for each promise.
 
 use super::*;
-use crate::circuit::Phase;
+use crate::cache::Ages;
+use crate::circuit::{CircuitSettings, Phase};
+use crate::registry::lanes::{Lane, NotAsked};
 
 const ALICE: &str = "did:cdi:registry.example.com:agent:01HF7YAT31JZHSMW1CG6Q6MHB7";
 const BOB: &str = "did:cdi:registry.example.com:agent:01HF7YAT31JZHSMW1CG6Q6MHB8";
@@ -14,16 +16,14 @@ const FAILED: Answer = Answer::None(Outcome::Failure {
     retry_after_ms: None,
 });
 
-fn settings() -> AccessSettings {
-    AccessSettings {
+fn settings() -> ConfirmSettings {
+    ConfirmSettings {
         ages: Ages {
             fresh_ms: 45 * SECOND,
             stale_ms: 15 * MINUTE,
         },
         refused_ms: 5 * SECOND,
-        refused_max_ms: 30 * SECOND,
         max_entries: 100,
-        max_unknown_tokens: 5,
         claim_ms: 10 * SECOND,
         circuit: CircuitSettings::default(),
     }
@@ -50,7 +50,7 @@ fn question(agent: &str, token: u8) -> Question {
     )
 }
 
-/// One request that is answered in no time, if it is asked at all: what it came to.
+/// One request that is answered in no time, if it is asked at all: what it came to. The agent's object lets it be asked.
 fn request(
     desk: &mut AccessDesk,
     question: &Question,
@@ -58,10 +58,26 @@ fn request(
     answer: Answer,
     now_ms: u64,
 ) -> &'static str {
-    match desk.decide(question, kept, now_ms) {
+    let lets = MayAsk::Ask { known: false };
+    request_as(desk, question, kept, &lets, answer, now_ms)
+}
+
+fn request_as(
+    desk: &mut AccessDesk,
+    question: &Question,
+    kept: Option<u64>,
+    said: &MayAsk,
+    answer: Answer,
+    now_ms: u64,
+) -> &'static str {
+    let decision = match desk.decide(question, kept, None, now_ms) {
+        AccessDecision::AskObject => desk.decide(question, kept, Some(said), now_ms),
+        other => other,
+    };
+    match decision {
         AccessDecision::Valid { provenance, refresh } => {
-            if let Some(permit) = refresh {
-                desk.answered(question, permit, now_ms, answer, now_ms);
+            if let Some(pass) = refresh {
+                desk.answered(question, pass, now_ms, answer, now_ms);
             }
             match provenance.source {
                 Source::Network => "network",
@@ -71,20 +87,35 @@ fn request(
             }
         }
         AccessDecision::Invalid => "invalid, not asked",
-        AccessDecision::Unavailable {
+        AccessDecision::AskObject => "the object is asked twice",
+        AccessDecision::Unavailable(NotNow {
             cause: NotAsked::CircuitOpen,
             ..
-        } => "circuit open",
-        AccessDecision::Unavailable {
-            cause: NotAsked::TooManyTokens,
+        }) => "circuit open",
+        AccessDecision::Unavailable(NotNow {
+            cause: NotAsked::TooMany | NotAsked::Held,
             ..
-        } => "too many tokens",
-        AccessDecision::Ask(permit) => match desk.answered(question, permit, now_ms, answer, now_ms) {
+        }) => "too many",
+        AccessDecision::Ask(pass) => match desk.answered(question, pass, now_ms, answer, now_ms) {
             Keep::Validated { .. } => "asked: valid",
             Keep::Refused => "asked: invalid",
-            Keep::Nothing => "asked: nothing",
+            Keep::Unanswered | Keep::Nothing => "asked: nothing",
         },
     }
+}
+
+fn phase(desk: &mut AccessDesk, lane: Lane) -> Phase {
+    let circuits = desk.lanes().circuits();
+    let of_lane = circuits.into_iter().find(|(of, _)| *of == lane);
+    of_lane.map(|(_, circuit)| circuit.phase()).unwrap()
+}
+
+fn ask(desk: &mut AccessDesk, question: &Question, now_ms: u64) -> Pass {
+    let lets = MayAsk::Ask { known: false };
+    let AccessDecision::Ask(pass) = desk.decide(question, None, Some(&lets), now_ms) else {
+        panic!("asked")
+    };
+    pass
 }
 
 #[test]
@@ -106,7 +137,7 @@ fn a_ten_minute_outage_is_not_noticed_by_who_was_validated_before() {
             "{second} s"
         );
     }
-    assert_eq!(desk.circuit().phase(), Phase::Open);
+    assert_eq!(phase(&mut desk, Lane::Confirmed), Phase::Open);
     assert_eq!(
         request(&mut desk, &alice, None, FAILED, START + 15 * MINUTE),
         "circuit open",
@@ -205,9 +236,7 @@ fn a_replaced_generation_asks_again_however_fresh_the_cache() {
 
     // An answer to a question of the old generation that comes late is not found under the new one.
     let mut desk = new();
-    let AccessDecision::Ask(late) = desk.decide(&before, None, START) else {
-        panic!("asked")
-    };
+    let late = ask(&mut desk, &before, START);
     desk.answered(&before, late, START, Answer::Valid, START + 900);
     assert_eq!(
         request(&mut desk, &after, None, Answer::Invalid, START + 901),
@@ -245,12 +274,8 @@ fn a_validation_is_of_one_token_one_agent_one_ait() {
 fn of_two_answers_the_one_to_the_later_question_counts() {
     let mut desk = new();
     let alice = question(ALICE, 1);
-    let AccessDecision::Ask(early) = desk.decide(&alice, None, START) else {
-        panic!("asked")
-    };
-    let AccessDecision::Ask(late) = desk.decide(&alice, None, START + 1) else {
-        panic!("asked")
-    };
+    let early = ask(&mut desk, &alice, START);
+    let late = ask(&mut desk, &alice, START + 1);
     assert_eq!(
         desk.answered(&alice, late, START + 1, Answer::Invalid, START + 2),
         Keep::Refused
@@ -266,34 +291,75 @@ fn of_two_answers_the_one_to_the_later_question_counts() {
 }
 
 #[test]
-fn made_up_tokens_of_a_valid_agent_do_not_close_the_door_for_others() {
-    let mut desk = new();
-    let mut asked = 0;
-    // A registry that has had enough of us answers 429: each such answer is a failure.
-    let had_enough = Answer::None(Outcome::Failure {
-        kind: FailureKind::TooMany,
-        retry_after_ms: None,
-    });
-    for token in 0..60 {
-        let answer = if asked < 4 { Answer::Invalid } else { had_enough };
-        let came_to = request(
-            &mut desk,
-            &question(ALICE, token),
-            None,
-            answer,
-            START + u64::from(token) * SECOND,
-        );
-        asked += usize::from(came_to.starts_with("asked"));
-        if token >= 5 {
-            assert_eq!(came_to, "too many tokens", "nobody knows: it is not refused");
+fn what_the_object_says_decides_about_what_nobody_has_confirmed() {
+    for (said, expect) in [
+        (MayAsk::Confirmed, "asked: valid"),
+        (MayAsk::Ask { known: true }, "asked: valid"),
+        (MayAsk::Ask { known: false }, "asked: valid"),
+        (MayAsk::Refused, "invalid, not asked"),
+        (
+            MayAsk::Wait {
+                retry_after_ms: 9_000,
+            },
+            "too many",
+        ),
+    ] {
+        let mut desk = new();
+        let came_to = request_as(&mut desk, &question(ALICE, 1), None, &said, Answer::Valid, START);
+        assert_eq!(came_to, expect, "{said:?}");
+        // Once the registry has said yes, the object is not asked again, and one that refuses is not heard.
+        if expect.starts_with("asked") {
+            let dead = START + 15 * MINUTE;
+            let came_to = request_as(
+                &mut desk,
+                &question(ALICE, 1),
+                None,
+                &MayAsk::Refused,
+                Answer::Valid,
+                dead,
+            );
+            assert_eq!(came_to, "asked: valid");
         }
     }
-    assert_eq!(asked, 5);
-    assert_eq!(desk.circuit().phase(), Phase::Closed);
+}
+
+/// A registry that has had enough of made-up tokens, and says so to whoever shows one.
+#[test]
+fn a_429_to_strangers_closes_nothing_for_who_was_confirmed_or_is_known() {
+    let had_enough = Answer::None(Outcome::Failure {
+        kind: FailureKind::TooMany,
+        retry_after_ms: Some(60_000),
+    });
+    let mut desk = new();
+    let alice = question(ALICE, 1);
     assert_eq!(
-        request(&mut desk, &question(BOB, 1), None, Answer::Valid, START + MINUTE),
+        request(&mut desk, &alice, None, Answer::Valid, START),
         "asked: valid"
     );
+    let mut asked = 0;
+    for n in 0..130_u64 {
+        let stranger = format!("{}{:02}", &ALICE[..ALICE.len() - 2], 10 + n % 26);
+        let made_up = question(&stranger, 100 + (n / 26) as u8);
+        asked += usize::from(request(&mut desk, &made_up, None, had_enough, START + n).starts_with("asked"));
+    }
+    assert_eq!(asked, 5, "the strangers' circuit opens");
+    assert_eq!(phase(&mut desk, Lane::Stranger), Phase::Open);
+    // Past its stale limit, so that it must be asked: it was confirmed once.
+    let dead = START + 15 * MINUTE;
+    assert_eq!(
+        request(&mut desk, &alice, None, Answer::Valid, dead),
+        "asked: valid"
+    );
+    let new_token_of_a_known_agent = MayAsk::Ask { known: true };
+    let came_to = request_as(
+        &mut desk,
+        &question(BOB, 2),
+        None,
+        &new_token_of_a_known_agent,
+        Answer::Valid,
+        START + 200,
+    );
+    assert_eq!(came_to, "asked: valid");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::*;
 
 impl World<'_> {
-    pub(super) fn call_access(&mut self, agent: usize, token: u8, permit: Permit) {
+    pub(super) fn call_access(&mut self, agent: usize, token: u8, pass: Pass) {
         let state = &self.agents[agent];
         let valid = state.session && token == state.token;
         let asked = Asked::Access {
@@ -12,8 +12,9 @@ impl World<'_> {
             token,
             generation: state.generation,
             valid,
+            lane: pass.lane(),
         };
-        self.call(asked, permit);
+        self.call(asked, Right::Pass(pass));
     }
 
     /// A cache on the way may answer with an old list.
@@ -27,11 +28,11 @@ impl World<'_> {
             Asked::Crl {
                 iat_s: self.now_ms / SECOND - age_s,
             },
-            permit,
+            Right::Permit(permit),
         );
     }
 
-    pub(super) fn call(&mut self, asked: Asked, permit: Permit) {
+    pub(super) fn call(&mut self, asked: Asked, right: Right) {
         let well = self.mode == Mode::Well;
         let takes_ms = if self.mode == Mode::Slow {
             BUDGET_MS
@@ -49,7 +50,7 @@ impl World<'_> {
         let (now_ms, isolate) = (self.now_ms, self.isolate);
         self.calls.push(Call {
             asked,
-            permit,
+            right,
             asked_at_ms: now_ms,
             due_ms: now_ms + takes_ms,
             well,
@@ -60,7 +61,7 @@ impl World<'_> {
     pub(super) fn answer(&mut self, call: Call) {
         let Call {
             asked,
-            permit,
+            right,
             asked_at_ms,
             well,
             isolate,
@@ -73,24 +74,33 @@ impl World<'_> {
             kind: FailureKind::Timeout,
             retry_after_ms: None,
         };
-        let now_ms = self.now_ms;
-        match asked {
-            Asked::Access {
-                agent,
-                token,
-                generation,
-                valid,
-            } => {
+        let (now_ms, dependency) = (self.now_ms, asked.dependency());
+        match (asked, right) {
+            (
+                Asked::Access {
+                    agent,
+                    token,
+                    generation,
+                    valid,
+                    ..
+                },
+                Right::Pass(pass),
+            ) => {
                 let answer = match (well, valid) {
                     (false, _) => Answer::None(failure),
                     (true, true) => Answer::Valid,
                     (true, false) => Answer::Invalid,
                 };
                 let question = self.question(agent, token, generation);
-                let keep = self
-                    .access
-                    .answered(&question, permit, asked_at_ms, answer, now_ms);
+                let keep = self.access.answered(&question, pass, asked_at_ms, answer, now_ms);
+                let (did, named) = (&self.dids[agent], Named::Token([token; 32]));
+                match answer {
+                    Answer::Valid => self.unconfirmed[agent].confirmed(did, &named),
+                    Answer::Invalid => self.unconfirmed[agent].refused(did, &named, now_ms),
+                    Answer::None(_) => self.unconfirmed[agent].unanswered(did, &named),
+                }
                 let state = &mut self.agents[agent];
+                state.refused |= state.token == token && answer == Answer::Invalid;
                 if state.generation == generation && state.token == token {
                     match keep {
                         Keep::Validated { at_ms } => {
@@ -98,17 +108,17 @@ impl World<'_> {
                             state.kept = Some((token, at_ms));
                         }
                         Keep::Refused => (state.told, state.kept) = (Some((asked_at_ms, false)), None),
-                        Keep::Nothing => {}
+                        Keep::Unanswered | Keep::Nothing => {}
                     }
                 }
             }
-            Asked::Keys { version } => {
+            (Asked::Keys { version }, Right::Permit(permit)) => {
                 let answer = if well { Ok(version) } else { Err(failure) };
                 if self.keys.answered(permit, asked_at_ms, answer, now_ms) {
                     self.d1_keys = self.d1_keys.max_by_time((version, asked_at_ms));
                 }
             }
-            Asked::Crl { iat_s } => {
+            (Asked::Crl { iat_s }, Right::Permit(permit)) => {
                 let answer = if well {
                     crl::Answer::List { list: iat_s, iat_s }
                 } else {
@@ -116,9 +126,10 @@ impl World<'_> {
                 };
                 self.crl.answered(permit, asked_at_ms, answer, now_ms);
             }
+            _ => unreachable!("a call has the right of its kind"),
         }
         if !well && asked_at_ms >= self.outage_since_ms && self.mode != Mode::Well {
-            let outage = self.outages.entry(asked.dependency()).or_default();
+            let outage = self.outages.entry(dependency).or_default();
             outage.failures += 1;
             if outage.failures == 5 {
                 outage.in_flight_at_fifth = outage.in_flight;
@@ -131,7 +142,7 @@ impl World<'_> {
 impl Asked {
     fn dependency(&self) -> Dependency {
         match self {
-            Self::Access { .. } => Dependency::Access,
+            Self::Access { lane, .. } => Dependency::Access(*lane),
             Self::Keys { .. } => Dependency::Keys,
             Self::Crl { .. } => Dependency::Crl,
         }
