@@ -39,6 +39,11 @@ pub enum IdentityError {
         /// `Retry-After`, seconds.
         retry_after_s: u64,
     },
+    /// As `Unavailable`, but not to be tried again in a moment: the registry answered 429 to this caller's question.
+    Held {
+        /// `Retry-After`, seconds.
+        retry_after_s: u64,
+    },
     /// 429 `PROXY_RATE_LIMIT_EXCEEDED`: this agent has named too much that the registry did not confirm.
     TooMany {
         /// `Retry-After`, seconds.
@@ -273,7 +278,7 @@ impl Asked {
             trust::client::answered(app, agent, named.clone(), None);
         }
         Err(match not_now.cause {
-            NotAsked::Held => IdentityError::TooMany {
+            NotAsked::Held => IdentityError::Held {
                 retry_after_s: not_now.retry_after_ms.div_ceil(1000).max(1),
             },
             NotAsked::TooMany | NotAsked::CircuitOpen => unavailable(not_now.retry_after_ms),

@@ -258,6 +258,9 @@ impl Session {
             Err(MayNot::MembershipUnavailable(IdentityError::TooMany { .. })) => Err(NotNow::Never(
                 "too many groups and members were named that the registry does not confirm",
             )),
+            Err(MayNot::MembershipUnavailable(IdentityError::Held { .. })) => Err(NotNow::Never(
+                "group membership cannot be looked up at the moment",
+            )),
             Err(MayNot::MembershipUnavailable(_)) => {
                 Err(NotNow::Yet("group membership cannot be looked up at the moment"))
             }

@@ -185,7 +185,7 @@ fn forbidden(message: &'static str) -> ApiError {
 
 fn membership_unavailable(error: IdentityError) -> ApiError {
     match error {
-        IdentityError::Unavailable { retry_after_s } => {
+        IdentityError::Unavailable { retry_after_s } | IdentityError::Held { retry_after_s } => {
             let message = "Group membership cannot be looked up at the moment.";
             ApiError::new(&code::PROXY_GROUP_MEMBERSHIP_UNAVAILABLE, message).with_retry_after(retry_after_s)
         }

@@ -135,11 +135,13 @@ async fn confirm_ownership(app: &App, caller: &Caller, budget: &Budget) -> Resul
             &code::PROXY_PAIR_OWNERSHIP_FORBIDDEN,
             "The registry does not confirm that the caller's owner owns this agent and that it is active.",
         ),
-        Err(IdentityError::Unavailable { retry_after_s }) => ApiError::new(
-            &code::PROXY_PAIR_OWNERSHIP_UNAVAILABLE,
-            "The registry cannot be asked at the moment who owns this agent.",
-        )
-        .with_retry_after(retry_after_s),
+        Err(IdentityError::Unavailable { retry_after_s } | IdentityError::Held { retry_after_s }) => {
+            ApiError::new(
+                &code::PROXY_PAIR_OWNERSHIP_UNAVAILABLE,
+                "The registry cannot be asked at the moment who owns this agent.",
+            )
+            .with_retry_after(retry_after_s)
+        }
         Err(IdentityError::CredentialsRefused { retry_after_s }) => ApiError::new(
             &code::PROXY_INTERNAL_AUTH_UNAUTHORIZED,
             "The registry does not accept this proxy's credentials.",
