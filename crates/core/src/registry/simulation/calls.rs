@@ -126,7 +126,7 @@ impl World<'_> {
                 };
                 self.crl.answered(permit, asked_at_ms, answer, now_ms);
             }
-            _ => unreachable!("a call has the right of its kind"),
+            _ => panic!("a call has the right of its kind"),
         }
         if !well && asked_at_ms >= self.outage_since_ms && self.mode != Mode::Well {
             let outage = self.outages.entry(dependency).or_default();
