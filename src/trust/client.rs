@@ -229,7 +229,7 @@ pub async fn end_pair(
     call(app, agent.ulid(), &end).await
 }
 
-/// Tells an agent's object that the other side has ended a pair.
+/// Tells an agent's object that the other side has ended a pair, and whether the record does not know yet.
 ///
 /// # Errors
 /// No answer: it must be tried again.
@@ -237,10 +237,12 @@ pub(super) async fn pair_ended(
     app: &App,
     agent: &AgentDid,
     ended: EndedPair,
+    unrecorded: bool,
 ) -> Result<RevokeReply, TrustUnavailable> {
     let told = TrustCall::PairEnded {
         agent: agent.clone(),
         ended,
+        unrecorded,
     };
     call(app, agent.ulid(), &told).await
 }

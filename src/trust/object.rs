@@ -188,10 +188,22 @@ impl ProxyTrustState {
                     machine.end_pair(now_ms, &agent, &peer, fresh)
                 })
             }
-            TrustCall::PairEnded { ended, .. } => {
+            TrustCall::PairEnded {
+                agent,
+                ended,
+                unrecorded,
+            } => {
                 self.changed();
                 let fresh = fresh(&app)?;
-                self.step(&app, |machine, now_ms| machine.pair_ended(now_ms, &ended, fresh))
+                let untold_by = unrecorded.then_some(&agent);
+                let (reply, holds_another) = self.with_awake(&app, |awake, now_ms| {
+                    let reply = awake.machine.pair_ended(now_ms, &ended, untold_by, fresh)?;
+                    Ok((reply, awake.machine.holds_another(&ended)?))
+                })?;
+                if holds_another {
+                    return self.read_pair(&app, &agent, &ended.peer).await;
+                }
+                serde_json::to_string(&reply).map_err(|error| Failure(error.to_string()))
             }
             TrustCall::PairSettled { ended, .. } => {
                 self.step(&app, |machine, _| machine.pair_settled(&ended))
@@ -225,6 +237,10 @@ impl ProxyTrustState {
         for (agent, ended) in &unsettled {
             match pairs::settle(&app, agent, ended, generation).await {
                 Ok(()) => {
+                    if self.with_awake(&app, |awake, _| awake.machine.holds_another(ended))? {
+                        self.changed();
+                        self.read_pair(&app, agent, &ended.peer).await?;
+                    }
                     self.with_awake(&app, |awake, _| awake.machine.pair_settled(ended))?;
                 }
                 Err(error) => {

@@ -4,7 +4,9 @@
 //! confirming a ticket (`tickets`); then both objects are told to read it (`tell`). A row of which the object is not
 //! known to have been told is marked, and the scheduled run tells it again (`tell_untold`). A pair ends in the object of
 //! the agent that ends it first; `settle` then takes the end to the record, to the other object and to both sessions,
-//! and is repeated by that object's alarm until all of them have it.
+//! and is repeated by that object's alarm until all of them have it. Should that object lose its storage meanwhile, the
+//! record knows whom it has to tell (`ended_pairs`, told by the scheduled run), and the other object whether the record
+//! has been told.
 
 use futures_util::{StreamExt as _, future, stream};
 use serde::Deserialize;
@@ -27,6 +29,22 @@ const PAIR: &str = "SELECT peer_did, pair_id FROM pairs WHERE agent_did = ?1 AND
 const END: &str = "
 DELETE FROM pairs
 WHERE ((agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)) AND COALESCE(pair_id, ?4) = ?3";
+
+/// Only where the record had it: an end that is told again has been told.
+const END_UNTOLD: &str = "
+INSERT INTO ended_pairs (agent_did, peer_did, pair_id, untold_since_ms)
+SELECT ?2, ?1, ?3, ?5 WHERE EXISTS (SELECT 1 FROM pairs
+  WHERE ((agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)) AND COALESCE(pair_id, ?4) = ?3)
+ON CONFLICT DO NOTHING";
+
+const END_TOLD: &str = "DELETE FROM ended_pairs WHERE agent_did = ?1 AND peer_did = ?2 AND pair_id = ?3";
+
+const ENDS_UNTOLD: &str = "
+SELECT agent_did, peer_did, pair_id FROM ended_pairs
+WHERE untold_since_ms < ?1 ORDER BY untold_since_ms LIMIT ?2";
+
+const END_STILL_UNTOLD: &str = "
+UPDATE ended_pairs SET untold_since_ms = ?4 WHERE agent_did = ?1 AND peer_did = ?2 AND pair_id = ?3";
 
 const TOLD: &str = "
 UPDATE pairs SET untold_since_ms = NULL WHERE agent_did = ?1 AND peer_did = ?2 AND untold_since_ms IS NOT NULL
@@ -134,51 +152,94 @@ async fn tell_session(app: &App, agent: &AgentDid, generation: Generation) -> Re
     told.map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// Tells what confirmations could not: some rows in each run, the longest untold first.
-pub async fn tell_untold(app: &App) {
-    #[derive(Deserialize)]
-    struct Row {
-        agent_did: String,
-        peer_did: String,
-        pair_id: Option<String>,
-    }
+#[derive(Deserialize)]
+struct UntoldRow {
+    agent_did: String,
+    peer_did: String,
+    pair_id: Option<String>,
+}
 
-    let now_ms = app.now_ms();
-    let sql = Sql::new(
-        UNTOLD,
-        [number(now_ms.saturating_sub(GRACE_MS)), number(RUN_ROWS)],
-    );
-    let rows: Vec<Row> = match query(app, app.config.trust.write_timeout_ms, sql).await {
+impl UntoldRow {
+    fn read(&self) -> Option<(AgentDid, AgentDid, PairId)> {
+        let agent = AgentDid::parse(&self.agent_did).ok()?;
+        let peer = AgentDid::parse(&self.peer_did).ok()?;
+        Some((agent, peer, id_of(self.pair_id.as_deref())?))
+    }
+}
+
+/// Tells what confirmations and removals could not: some rows of each in each run, the longest untold first.
+pub async fn tell_untold(app: &App) {
+    let pairs = tell_rows(app, UNTOLD, async |row| {
+        let told = match row.read() {
+            Some((agent, peer, pair_id)) => tell_one(app, &agent, &peer, &pair_id).await,
+            None => false,
+        };
+        let values = [text(&row.agent_did), text(&row.peer_did), number(app.now_ms())];
+        (!told).then(|| Sql::new(STILL_UNTOLD, values))
+    });
+    let ends = tell_rows(app, ENDS_UNTOLD, async |row| {
+        let told = match row.read() {
+            Some((agent, peer, pair_id)) => {
+                let told = tell_end(app, &agent, EndedPair { peer, pair_id }, false).await;
+                told.map_err(|error| log_untold(app, &row, &error)).is_ok()
+            }
+            None => false,
+        };
+        let id = row.pair_id.as_deref().unwrap_or_default();
+        let key = [text(&row.agent_did), text(&row.peer_did), text(id)];
+        (!told).then(|| Sql::new(END_STILL_UNTOLD, key.into_iter().chain([number(app.now_ms())])))
+    });
+    future::join(pairs, ends).await;
+}
+
+async fn tell_rows(app: &App, untold: &'static str, tell: impl AsyncFn(UntoldRow) -> Option<Sql<'static>>) {
+    let since_ms = app.now_ms().saturating_sub(GRACE_MS);
+    let sql = Sql::new(untold, [number(since_ms), number(RUN_ROWS)]);
+    let rows: Vec<UntoldRow> = match query(app, app.config.trust.write_timeout_ms, sql).await {
         Ok(rows) => rows,
         Err(error) => {
             let fields = json!({ "error": error.to_string() });
             return app.log.warn("proxy.pair.untold_unknown", fields);
         }
     };
-    let tell = rows.into_iter().map(async |row| {
-        let told = match (
-            AgentDid::parse(&row.agent_did),
-            AgentDid::parse(&row.peer_did),
-            id_of(row.pair_id.as_deref()),
-        ) {
-            (Ok(agent), Ok(peer), Some(pair_id)) => tell_one(app, &agent, &peer, &pair_id).await,
-            _ => false,
-        };
-        if !told {
-            let values = [text(&row.agent_did), text(&row.peer_did), number(app.now_ms())];
-            // The next run finds it where it was.
-            let _ = batch(
-                app,
-                app.config.trust.write_timeout_ms,
-                vec![Sql::new(STILL_UNTOLD, values)],
-            )
-            .await;
-        }
-    });
-    stream::iter(tell)
-        .buffer_unordered(AT_ONCE)
-        .collect::<Vec<()>>()
+    let tell = &tell;
+    stream::iter(rows)
+        .for_each_concurrent(AT_ONCE, async |row| {
+            if let Some(still_untold) = tell(row).await {
+                // Where this fails, the next run finds it where it was.
+                let _ = batch(app, app.config.trust.write_timeout_ms, vec![still_untold]).await;
+            }
+        })
         .await;
+}
+
+fn log_untold(app: &App, row: &UntoldRow, error: &str) {
+    let fields = json!({ "agentDid": row.agent_did, "peerAgentDid": row.peer_did, "error": error });
+    app.log.warn("proxy.pair.untold", fields);
+}
+
+/// Tells an agent's object and session that the other side has ended a pair; the record then need not.
+async fn tell_end(app: &App, agent: &AgentDid, ended: EndedPair, unrecorded: bool) -> Result<(), String> {
+    let key = [
+        text(agent.as_str()),
+        text(ended.peer.as_str()),
+        text(ended.pair_id.as_str()),
+    ];
+    let reply = client::pair_ended(app, agent, ended, unrecorded)
+        .await
+        .map_err(|error| error.to_string())?;
+    tell_session(app, agent, reply.generation).await?;
+    if unrecorded {
+        return Ok(());
+    }
+    batch(
+        app,
+        app.config.trust.write_timeout_ms,
+        vec![Sql::new(END_TOLD, key)],
+    )
+    .await
+    .map(|_| ())
+    .map_err(|error| error.to_string())
 }
 
 /// Takes the end of a pair everywhere: to the record, then to the other object, then to both sessions. `generation` is
@@ -195,31 +256,29 @@ pub async fn settle(
     generation: Generation,
 ) -> Result<(), String> {
     let record = async {
-        let values = [
-            text(agent.as_str()),
-            text(ended.peer.as_str()),
-            text(ended.pair_id.as_str()),
-            text(PairId::unnumbered().as_str()),
-        ];
+        let values = || {
+            [
+                text(agent.as_str()),
+                text(ended.peer.as_str()),
+                text(ended.pair_id.as_str()),
+                text(PairId::unnumbered().as_str()),
+            ]
+        };
+        let untold = values().into_iter().chain([number(app.now_ms())]);
         batch(
             app,
             app.config.trust.write_timeout_ms,
-            vec![Sql::new(END, values)],
+            vec![Sql::new(END_UNTOLD, untold), Sql::new(END, values())],
         )
         .await
         .map_err(|error| error.to_string())
     };
     let recorded = record.await;
-    let peer = async {
-        let of_peer = EndedPair {
-            peer: agent.clone(),
-            pair_id: ended.pair_id.clone(),
-        };
-        let reply = client::pair_ended(app, &ended.peer, of_peer)
-            .await
-            .map_err(|error| error.to_string())?;
-        tell_session(app, &ended.peer, reply.generation).await
+    let of_peer = EndedPair {
+        peer: agent.clone(),
+        pair_id: ended.pair_id.clone(),
     };
+    let peer = tell_end(app, &ended.peer, of_peer, recorded.is_err());
     let (peer, own) = future::join(peer, tell_session(app, agent, generation)).await;
     recorded?;
     peer?;

@@ -34,6 +34,8 @@ mod machine_tests;
 #[cfg(test)]
 pub(crate) mod memory;
 #[cfg(test)]
+mod pair_races;
+#[cfg(test)]
 mod simulation;
 
 pub use self::calls::{

@@ -88,11 +88,12 @@ impl Watch {
 }
 
 /// The tables without which some route can only refuse: those of the migrations.
-pub const TABLES: [&str; 11] = [
+pub const TABLES: [&str; 12] = [
     "agent_tokens",
     "applied_events",
     "canary_runs",
     "dead_letters",
+    "ended_pairs",
     "feed_epoch",
     "pair_tickets",
     "pairs",

@@ -87,6 +87,9 @@ pub enum TrustCall {
         agent: AgentDid,
         /// Who ended it, and which.
         ended: EndedPair,
+        /// The record has not been told: this object tells it too, should the other one lose its storage.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unrecorded: bool,
     },
     /// Everybody has been told of the end of this pair. `StoreReply`.
     PairSettled {
@@ -485,8 +488,19 @@ mod tests {
             &TrustCall::PairEnded {
                 agent: agent(),
                 ended: ended(),
+                unrecorded: false,
             },
             &format!(r#"{{"pair_ended":{ended_json}}}"#),
+        );
+        pinned(
+            &TrustCall::PairEnded {
+                agent: agent(),
+                ended: ended(),
+                unrecorded: true,
+            },
+            &format!(
+                r#"{{"pair_ended":{{"agent":"{DID}","ended":{{"peer":"{DID}","pair_id":"unnumbered"}},"unrecorded":true}}}}"#
+            ),
         );
         pinned(
             &TrustCall::PairSettled {

@@ -564,7 +564,8 @@ impl<T: Tables> Admission<T> {
         })
     }
 
-    /// The other side has ended this pair.
+    /// The other side has ended this pair. `untold_by` is this agent where the record has not been told: then this object
+    /// tells it as well, so that the end outlives the loss of either object.
     ///
     /// # Errors
     /// The storage's.
@@ -572,15 +573,36 @@ impl<T: Tables> Admission<T> {
         &mut self,
         now_ms: u64,
         ended: &EndedPair,
+        untold_by: Option<&AgentDid>,
         fresh: Generation,
     ) -> Result<RevokeReply, T::Error> {
-        self.tables.put_ended(ended, now_ms, None)?;
+        self.tables.put_ended(ended, now_ms, untold_by)?;
+        match untold_by {
+            Some(_) => {
+                self.settle_due_ms
+                    .get_or_insert(now_ms.saturating_add(SETTLE_AFTER_MS));
+            }
+            // Whatever this object still had to tell of it, the other one has.
+            None => {
+                self.pair_settled(ended)?;
+            }
+        }
         let (_, held) = self.tables.peers(Some(&ended.peer))?;
         if held.as_ref() != Some(&ended.pair_id) {
             return Ok(self.unchanged());
         }
         self.tables.delete_peer(&ended.peer)?;
         self.replace_generation(fresh, Changed::Pairs)
+    }
+
+    /// Whether this object still has another pair with the same agent than this one, which has ended. The record knows whether
+    /// that is an older one, which it has not been told of.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn holds_another(&self, ended: &EndedPair) -> Result<bool, T::Error> {
+        let (_, held) = self.tables.peers(Some(&ended.peer))?;
+        Ok(held.is_some_and(|held| held != ended.pair_id))
     }
 
     /// Everybody has been told of the end of this pair.
