@@ -1,6 +1,6 @@
-// `npm test`: sets up, builds, and runs the native tests, then the tests on the real runtime, then those of them that are
-// slow because they wait for the platform. Stops at the first part that fails. Arguments choose among the runtime tests
-// by parts of their file names: `npm test -- hibernation`.
+// `npm test`: sets up, builds the Worker and beside it runs the native tests, then the tests on the real runtime, then those
+// of them that are slow because they wait for the platform. Stops at the first part that fails. Arguments choose among the
+// runtime tests by parts of their file names: `npm test -- hibernation`.
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -13,11 +13,8 @@ const NATIVE = ["test", "--locked", "--tests"];
 const TIMEOUT_MS = 180_000; // of one file: it hangs
 
 await setup();
-// The native tests compile beside the Worker, whose last steps keep one core busy and no more.
-await Promise.all([build(), cargo([...NATIVE, "--quiet", "--no-run"])]);
-// The command that tests/runtime/proxyctl.test.mjs runs.
-await cargo(["build", "--locked", "--quiet", "-p", "proxyctl"]);
-run("cargo", NATIVE);
+// The native tests compile and run beside the Worker's build, whose last steps keep one core busy and no more.
+await Promise.all([build(), native()]);
 
 const chosen = RUNTIME_TESTS.map((directory) => [directory, testsIn(directory)]).filter(([, files]) => files.length > 0);
 if (chosen.length === 0) {
@@ -29,6 +26,13 @@ for (const [directory, files] of chosen) {
   run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", `--test-timeout=${TIMEOUT_MS}`, ...files]);
 }
 
+async function native() {
+  // The command that tests/runtime/proxyctl.test.mjs runs.
+  await cargo(["build", "--locked", "--quiet", "-p", "proxyctl"]);
+  console.log("[test] cargo test");
+  await cargo(NATIVE);
+}
+
 function testsIn(directory) {
   const asked = process.argv.slice(2);
   return readdirSync(join(ROOT, directory))
@@ -37,7 +41,6 @@ function testsIn(directory) {
 }
 
 function run(command, args) {
-  console.log(`[test] ${command === process.execPath ? "node" : command} ${args[0]}`);
   const done = spawnSync(command, args, { cwd: ROOT, stdio: "inherit" });
   if (done.status !== 0) process.exit(done.status ?? 1);
 }
