@@ -1,9 +1,9 @@
 //! The canary: the kill switch measures itself.
 //!
 //! Every few minutes the scheduled run revokes a token of an agent that nobody has, once by an event on the real queue and
-//! once as an operator does, and takes the time until its object says so (the overlay), until the socket that it holds is
-//! closed, and until the feed has been told. This module knows the canaries, when a run is due, when to look again, and what
-//! the runs of a day amount to.
+//! once as an operator does, and takes the time until its object says so (the overlay) and until the socket that it holds
+//! is closed. This module knows the canaries, when a run is due, when to look again, and what the runs of a day amount to.
+//! There is a place for the time until the feed has been told, which nothing measures yet.
 //!
 //! It proves everything from the queue on. It does not prove that the registry publishes.
 //!
