@@ -261,8 +261,12 @@ impl Awake {
                     self.tables.requeue(seq, attempts, due_at_ms)?;
                     seq
                 }
-                Change::Cut { seq, trouble } => {
-                    self.tables.cut(seq, trouble)?;
+                Change::Cut {
+                    seq,
+                    trouble,
+                    due_at_ms,
+                } => {
+                    self.tables.cut(seq, trouble, due_at_ms)?;
                     seq
                 }
                 Change::DeadLetter { seq, reason } => {

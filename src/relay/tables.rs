@@ -223,12 +223,13 @@ impl Tables {
     }
 
     /// Records what a broken connection says about a message.
-    pub fn cut(&self, seq: u64, trouble: Trouble) -> Result<(), Failure> {
-        let query = "UPDATE mail SET mark = ?, cuts = ?, breaks = ? WHERE seq = ?";
+    pub fn cut(&self, seq: u64, trouble: Trouble, due_at_ms: u64) -> Result<(), Failure> {
+        let query = "UPDATE mail SET mark = ?, cuts = ?, breaks = ?, due_at_ms = ? WHERE seq = ?";
         let values = vec![
             stored_mark(trouble.mark).into(),
             int(trouble.cuts.into()),
             int(trouble.breaks.into()),
+            int(due_at_ms),
             int(seq),
         ];
         self.run(query, values)

@@ -123,6 +123,8 @@ struct Lane {
     /// Without notices.
     load: Load,
     check: Check,
+    /// The last question about its sender was answered, so a place is kept for its mail while the next one is asked.
+    answers: bool,
     /// When its sender was last found to be in which group.
     groups: HashMap<GroupId, u64>,
 }
@@ -203,10 +205,15 @@ impl RelayQueue {
         let sender = self.shared(offer.sender);
         let nothing_waits = self.lanes.get(&sender).is_none_or(|lane| lane.waiting.is_empty());
         let held = self.lanes.get(&sender).map_or(0, |lane| lane.in_flight);
-        let at_once = offer.admitted
-            && nothing_waits
-            && self.has_room()
-            && (held < self.share() || self.ready(now_ms).next().is_none());
+        let free = self.free_places();
+        let at_once = offer.admitted && nothing_waits && free > 0 && {
+            let others: Vec<Head> = self.ready(now_ms).collect();
+            let kept = others
+                .iter()
+                .filter(|head| self.keeps_place(head, now_ms))
+                .count();
+            free > kept && (held < self.share() || others.is_empty())
+        };
         self.enter(
             seq,
             Row {
@@ -306,11 +313,11 @@ impl RelayQueue {
 
     /// Sends what may be sent, and says which senders have to be asked about before more can be.
     ///
-    /// Lanes with less in flight go first, then older mail; what connections keep ending with goes after what they do
-    /// not.
+    /// Lanes with less in flight go first, then by `rank_ms`. A place is kept for mail whose sender has to be asked about
+    /// first, so that mail which needs no question cannot take each place that becomes free.
     pub fn pump(&mut self, now_ms: u64) -> Pumped {
         let mut pumped = Pumped::default();
-        if !self.has_room() {
+        if self.free_places() == 0 {
             return pumped;
         }
         let mut heads: BinaryHeap<Reverse<Head>> = self.ready(now_ms).map(Reverse).collect();
@@ -321,8 +328,9 @@ impl RelayQueue {
             .count();
         // Lanes that have something to send and wait for an answer or for their share.
         let mut others = 0;
+        let mut kept = 0;
         while let Some(Reverse(head)) = heads.pop() {
-            if !self.has_room() {
+            if self.free_places() <= kept {
                 break;
             }
             let share = self.share();
@@ -331,7 +339,7 @@ impl RelayQueue {
             };
             if self.is_good(head.seq, now_ms) {
                 let within_share = lane.in_flight < share || (others == 0 && heads.is_empty());
-                if !within_share || !self.may_go(head.seq) {
+                if !within_share {
                     others += 1;
                     continue;
                 }
@@ -344,9 +352,11 @@ impl RelayQueue {
                 asked += 1;
                 pumped.ask.push(self.question(lane, &head.sender, now_ms));
                 if let Some(lane) = self.lanes.get_mut(&head.sender) {
+                    lane.answers &= !matches!(lane.check, Check::Asked { .. });
                     lane.check = Check::Asked { at_ms: now_ms };
                 }
             }
+            kept += usize::from(self.keeps_place(&head, now_ms));
         }
         pumped
     }
@@ -361,9 +371,11 @@ impl RelayQueue {
         };
         let Answer::Of(known) = answer else {
             lane.check = held;
+            lane.answers = false;
             return Vec::new();
         };
         lane.check = Check::Unasked;
+        lane.answers = true;
         let found = known
             .groups
             .iter()
@@ -390,6 +402,7 @@ impl RelayQueue {
                 Some(Verdict::Hold) if is_first => {
                     if let Some(lane) = self.lanes.get_mut(sender) {
                         lane.check = held;
+                        lane.answers = false;
                     }
                 }
                 Some(Verdict::Hold | Verdict::Unasked) | None => {}
@@ -419,8 +432,7 @@ impl RelayQueue {
     /// do only after an answer, is not said.
     pub fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
         let expiry = self.expiry.first().map(|(expires_at_ms, _)| *expires_at_ms);
-        let lane = self
-            .has_room()
+        let lane = (self.free_places() > 0)
             .then(|| {
                 self.lanes
                     .values()
@@ -516,10 +528,20 @@ impl RelayQueue {
         }
         Some(Head {
             in_flight: lane.in_flight,
-            cuts: row.trouble.cuts.saturating_sub(1),
+            rank_ms: row.rank_ms(),
             seq,
             sender: sender.clone(),
         })
+    }
+
+    /// Whether a place is kept for this head while its sender is asked about.
+    fn keeps_place(&self, head: &Head, now_ms: u64) -> bool {
+        !self.is_good(head.seq, now_ms)
+            && self.lanes.get(&head.sender).is_some_and(|lane| {
+                lane.answers
+                    && lane.in_flight < self.share()
+                    && matches!(lane.check_at(now_ms), Check::Asked { .. })
+            })
     }
 
     /// Whether this message may be sent without asking anybody.
@@ -541,15 +563,6 @@ impl RelayQueue {
             }
         }
         question
-    }
-
-    /// A suspect goes alone.
-    fn may_go(&self, seq: u64) -> bool {
-        let suspect = self
-            .rows
-            .get(&seq)
-            .is_some_and(|row| row.trouble.mark == Mark::Suspect);
-        !suspect || self.in_flight.is_empty()
     }
 
     /// From when on a suspect may go out: once its connection has proven itself.
@@ -577,13 +590,15 @@ impl RelayQueue {
         Some(since_ms.saturating_add(STALLED_AFTER_MS))
     }
 
-    fn has_room(&self) -> bool {
-        let places = if self.unsettled.is_empty() {
-            self.settings.max_in_flight
-        } else {
-            1
+    /// Places in flight that are free on the open connection. While anything is unsettled there is one in all, so a
+    /// suspect goes alone.
+    fn free_places(&self) -> usize {
+        let places = match (self.connection, self.unsettled.is_empty()) {
+            (None, _) => 0,
+            (Some(_), true) => self.settings.max_in_flight,
+            (Some(_), false) => 1,
         };
-        self.connection.is_some() && self.in_flight.len() < places
+        places.saturating_sub(self.in_flight.len())
     }
 
     /// The places in flight that one sender may hold while another has mail to send.
@@ -648,7 +663,11 @@ impl RelayQueue {
         }
         self.unsettled.insert(seq);
         self.wait(seq, now_ms);
-        Some(Change::Cut { seq, trouble })
+        Some(Change::Cut {
+            seq,
+            trouble,
+            due_at_ms: now_ms,
+        })
     }
 
     fn give_up(&mut self, seq: u64, reason: DeadReason) -> Option<Change> {
@@ -752,9 +771,22 @@ impl RelayQueue {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     in_flight: usize,
-    cuts: u32,
+    rank_ms: u64,
     seq: u64,
     sender: Rc<AgentDid>,
+}
+
+impl Row {
+    /// Its place in the line: by when it came. What connections keep ending with goes to the back of the line each time,
+    /// behind all that waits at that moment and before all that comes later. A suspect, which has waited for a connection
+    /// that has proven itself, goes first: nothing goes out side by side before it is settled.
+    fn rank_ms(&self) -> u64 {
+        match (self.trouble.mark, self.trouble.cuts) {
+            (Mark::Suspect, _) => 0,
+            (_, 0 | 1) => self.created_at_ms,
+            _ => self.due_at_ms.max(self.created_at_ms),
+        }
+    }
 }
 
 impl Load {
@@ -776,6 +808,7 @@ impl Lane {
             in_flight: 0,
             load: Load::default(),
             check: Check::Unasked,
+            answers: false,
             groups: HashMap::new(),
         }
     }

@@ -8,6 +8,7 @@ use crate::admission::PairId;
 use clawdentity_protocol::ids::Ulid;
 
 mod model;
+mod waiting;
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -112,9 +113,12 @@ fn pump_trusting(queue: &mut RelayQueue, now: u64) -> Vec<u64> {
     }
 }
 
-fn cut(seq: u64, mark: Mark, cuts: u32, breaks: u32) -> Change {
-    let trouble = Trouble { mark, cuts, breaks };
-    Change::Cut { seq, trouble }
+fn cut(seq: u64, mark: Mark, cuts: u32, breaks: u32, due_at_ms: u64) -> Change {
+    Change::Cut {
+        seq,
+        trouble: Trouble { mark, cuts, breaks },
+        due_at_ms,
+    }
 }
 
 fn dead(seq: u64, reason: DeadReason) -> Change {
@@ -455,7 +459,7 @@ fn after_a_break_frames_go_one_at_a_time_until_all_that_were_out_are_settled() {
     }
     queue.connected(0);
     assert_eq!(pump_trusting(&mut queue, 0), [1, 5, 2, 6], "two of five each");
-    let expect: Vec<Change> = [1, 2, 5, 6].map(|seq| cut(seq, Mark::Cut, 1, 0)).into();
+    let expect: Vec<Change> = [1, 2, 5, 6].map(|seq| cut(seq, Mark::Cut, 1, 0, 5)).into();
     assert_eq!(queue.disconnected(EndedBy::Connector, 5), expect);
     assert_eq!(queue.disconnected(EndedBy::Connector, 6), []);
     assert_eq!(queue.connected(8), []);
@@ -571,10 +575,25 @@ fn only_what_the_connector_does_at_once_is_held_against_a_message() {
         );
     }
     let old = 30 * SECOND;
-    check(EndedBy::Connector, old, 2_000, cut(1, Mark::Suspect, 1, 1));
-    check(EndedBy::Connector, old - 1, 2_000, cut(1, Mark::Suspect, 1, 0));
-    check(EndedBy::Connector, old, 2_001, cut(1, Mark::Cut, 1, 0));
-    check(EndedBy::Us, old, 0, cut(1, Mark::Cut, 1, 0));
+    check(
+        EndedBy::Connector,
+        old,
+        2_000,
+        cut(1, Mark::Suspect, 1, 1, old + 2_000),
+    );
+    check(
+        EndedBy::Connector,
+        old - 1,
+        2_000,
+        cut(1, Mark::Suspect, 1, 0, old + 1_999),
+    );
+    check(
+        EndedBy::Connector,
+        old,
+        2_001,
+        cut(1, Mark::Cut, 1, 0, old + 2_001),
+    );
+    check(EndedBy::Us, old, 0, cut(1, Mark::Cut, 1, 0, old));
 }
 
 #[test]

@@ -155,6 +155,8 @@ pub enum Change {
         seq: u64,
         /// What that says about it.
         trouble: Trouble,
+        /// Unix milliseconds: the end of its connection, from which its place in the line may count.
+        due_at_ms: u64,
     },
     /// Given up; it is gone from here.
     DeadLetter {

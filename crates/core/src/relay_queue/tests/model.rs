@@ -582,12 +582,17 @@ impl World {
                     message.stored.trouble = Trouble::default();
                     message.stored.due_at_ms = due_at_ms;
                 }
-                Change::Cut { seq, trouble } => {
+                Change::Cut {
+                    seq,
+                    trouble,
+                    due_at_ms,
+                } => {
                     let message = self.messages.get_mut(&seq).unwrap();
                     assert!(message.sent_at.take().is_some(), "cut without having been sent");
                     assert_eq!(trouble.breaks, message.breaks);
                     message.stored.trouble = trouble;
-                    message.stored.due_at_ms = self.now;
+                    message.stored.due_at_ms = due_at_ms;
+                    assert_eq!(due_at_ms, self.now);
                 }
             }
         }
