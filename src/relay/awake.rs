@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use futures_channel::oneshot;
+use serde_json::json;
 
 use super::failure::Failure;
 use super::open_socket::OpenSocket;
@@ -32,6 +33,8 @@ const SENDER_RETRY_MS: u64 = 1_000;
 const OUTBOX_LOST_AFTER_MS: u64 = 10_000;
 /// How long after their expiry receipts are swept, so that one sweep takes many.
 const SWEEP_SLACK_MS: u64 = 60_000;
+/// Frames over their rate are worth a log line so often.
+const OVER_RATE_LOG_EVERY_MS: u64 = 60_000;
 /// `meta`: the agent whose session this is.
 pub(super) const META_AGENT: &str = "agent";
 /// `meta`: since when the agent is revoked, Unix milliseconds.
@@ -57,6 +60,10 @@ pub struct Awake {
     pub(super) waiting: HashMap<u64, Vec<oneshot::Sender<DeliveryState>>>,
     /// `enqueue` frames, whatever socket they came on.
     pub(super) enqueued: Bucket,
+    /// Heartbeats, and what is not a frame, of sockets before this one, as long as the session is awake.
+    pub(super) idle: Bucket,
+    /// When it was last logged that frames are over their rate, Unix milliseconds.
+    over_rate_logged_at_ms: Option<u64>,
     /// What to ask about senders.
     pub(super) ask: Vec<Question>,
     pub(super) outbox_due_ms: Option<u64>,
@@ -119,6 +126,8 @@ impl Awake {
                 .min(),
             last_push: tables.last_push()?.max(pushed_through),
             enqueued,
+            idle: Bucket::default(),
+            over_rate_logged_at_ms: None,
             ask: Vec::new(),
             waiting: HashMap::new(),
             mail: HashMap::new(),
@@ -164,6 +173,18 @@ impl Awake {
         }
         let text = serde_json::to_string(&self.enqueued).unwrap_or_default();
         self.tables.set_meta(META_ENQUEUED, Some(&text))
+    }
+
+    /// Frames are over their rate: one line a minute, however many they are.
+    pub(super) fn log_over_rate(&mut self, frames: &'static str, moment: &Moment) {
+        let logged_at_ms = self.over_rate_logged_at_ms;
+        if logged_at_ms.is_some_and(|at_ms| moment.now_ms.saturating_sub(at_ms) < OVER_RATE_LOG_EVERY_MS) {
+            return;
+        }
+        self.over_rate_logged_at_ms = Some(moment.now_ms);
+        let agent = self.agent.as_ref().map(|agent| agent.as_str());
+        let fields = json!({ "limit": frames, "agentDid": agent });
+        moment.app.log.warn("proxy.rate_limit.exceeded", fields);
     }
 
     /// Registers a message that is live from now on.

@@ -62,8 +62,7 @@ impl Session {
         ws: WebSocket,
         moment: &Moment,
     ) -> Result<Option<Job>, Failure> {
-        if !awake.admit_enqueue(moment)? {
-            awake.answer_enqueue(&ws, enqueue.id, Err("rate limit exceeded"), moment)?;
+        if !awake.admit_enqueue(&ws, enqueue.id, moment)? {
             return Ok(None);
         }
         let Some(it) = open_socket::attachment(&ws) else {
@@ -182,8 +181,9 @@ impl Session {
 }
 
 impl Awake {
-    /// Counts a frame, in memory and in the attachment.
-    fn admit_enqueue(&mut self, moment: &Moment) -> Result<bool, Failure> {
+    /// Counts a frame, in memory and in the attachment. One that is over the rate is answered, and costs no log line of its
+    /// own.
+    fn admit_enqueue(&mut self, ws: &WebSocket, id: Ulid, moment: &Moment) -> Result<bool, Failure> {
         let Some(socket) = &self.socket else {
             return Ok(false);
         };
@@ -191,7 +191,25 @@ impl Awake {
         let admitted = bucket.admit(moment.app.config.rate.enqueue_per_minute, moment.now_ms);
         self.enqueued = bucket;
         self.change_socket(moment, |it| it.enqueued = bucket)?;
+        if !admitted {
+            self.log_over_rate("enqueue", moment);
+            Self::send_enqueue_ack(ws, id, Err("rate limit exceeded"), moment)?;
+        }
         Ok(admitted)
+    }
+
+    /// Answers a frame whose id can be read and nothing more. It counts like one that is well-formed.
+    pub(super) fn refuse_bad_enqueue(
+        &mut self,
+        ws: &WebSocket,
+        id: Ulid,
+        reason: &str,
+        moment: &Moment,
+    ) -> Result<(), Failure> {
+        match self.admit_enqueue(ws, id, moment)? {
+            true => self.answer_enqueue(ws, id, Err(reason), moment),
+            false => Ok(()),
+        }
     }
 
     /// Answers on the socket on which the frame came in, as long as that is open.
@@ -205,8 +223,17 @@ impl Awake {
         if let Err(reason) = outcome {
             let agent = self.agent.as_ref().map(|agent| agent.as_str());
             let fields = json!({ "agentDid": agent, "messageId": id, "reason": reason });
-            moment.app.log.info("proxy.relay.enqueue_refused", fields);
+            moment.app.log.warn("proxy.relay.enqueue_refused", fields);
         }
+        Self::send_enqueue_ack(ws, id, outcome, moment)
+    }
+
+    fn send_enqueue_ack(
+        ws: &WebSocket,
+        id: Ulid,
+        outcome: Result<(), &str>,
+        moment: &Moment,
+    ) -> Result<(), Failure> {
         let answer_id = moment.app.new_ulid()?;
         let text = frame::enqueue_ack(answer_id, moment.now_ms, id, outcome.is_ok(), outcome.err());
         // A socket that is gone has nobody to tell; its end comes as an event of its own.

@@ -21,7 +21,6 @@ use super::open_socket::{BROKEN, NORMAL, OpenSocket, POLICY, TOO_BIG, Underway, 
 use super::protocol::{CONNECT_HEADER, ConnectCall, ConnectRefusal, RelayReply, RevokedSockets};
 use super::session::Session;
 use crate::core::admission::Generation;
-use crate::core::relay_queue::rate::Bucket;
 use crate::core::relay_queue::socket::{Attachment, SocketStep};
 use crate::core::relay_queue::{DeadReason, EndedBy};
 use crate::protocol::did::AgentDid;
@@ -29,7 +28,7 @@ use crate::protocol::frame::{self, FrameError, InboundFrame};
 use crate::protocol::ids::Ulid;
 use crate::trust;
 
-/// Heartbeats, and what is not a frame, of one socket a minute (docs/wire.md §8); more are ignored.
+/// Heartbeats, and what is not a frame, of one agent a minute (docs/wire.md §8); more are ignored.
 const IDLE_PER_MINUTE: u32 = 240;
 
 impl Session {
@@ -103,7 +102,7 @@ impl Session {
                 confirmed_through: 0,
                 probe: None,
                 enqueued: awake.enqueued,
-                idle: Bucket::default(),
+                idle: awake.idle,
                 closed: false,
             },
         };
@@ -159,7 +158,7 @@ impl Session {
                 is_over_rate = costs_us_time_alone && !it.idle.admit(IDLE_PER_MINUTE, moment.now_ms);
             })?;
             match frame {
-                _ if is_over_rate => {}
+                _ if is_over_rate => awake.log_over_rate("heartbeat", moment),
                 Ok(InboundFrame::Heartbeat { id }) => {
                     let answer = frame::heartbeat_ack(moment.app.new_ulid()?, moment.now_ms, id);
                     awake.send(&answer, moment)?;
@@ -170,7 +169,7 @@ impl Session {
                 }
                 Ok(InboundFrame::Enqueue(enqueue)) => return self.take_enqueue(awake, enqueue, ws, moment),
                 Err(FrameError::BadEnqueue { id, reason }) => {
-                    awake.answer_enqueue(&ws, id, Err(reason), moment)?;
+                    awake.refuse_bad_enqueue(&ws, id, reason, moment)?;
                 }
                 Err(FrameError::Unreadable | FrameError::Malformed) => {}
             }
@@ -318,6 +317,7 @@ impl Awake {
     fn let_socket_go(&mut self, moment: &Moment) -> Result<Option<OpenSocket>, Failure> {
         let socket = self.socket.take();
         if let Some(socket) = &socket {
+            self.idle = self.idle.max(socket.it.idle);
             self.enqueued = self.enqueued.max(socket.it.enqueued);
             self.store_enqueued(moment.now_ms)?;
         }

@@ -27,7 +27,9 @@ export class Agent {
   }
 
   constructor(fields) {
-    Object.assign(this, { registry: null, proxyUrl: null, agentDid: null, ait: null, aitJti: null, accessToken: null }, fields);
+    const none = { registry: null, proxyUrl: null, agentDid: null, ait: null, aitJti: null, accessToken: null };
+    // How far its clock is ahead, milliseconds: for tests that move the proxy's.
+    Object.assign(this, none, { clockMs: 0 }, fields);
   }
 
   /** The ULID of its DID. */
@@ -45,7 +47,7 @@ export class Agent {
    * `signedMethod`, `signedPath`, `signedBody`), or `headers` after it; a header set to undefined is left out.
    */
   headers(method, path, body = "", over = {}) {
-    const timestamp = String(over.timestamp ?? nowSeconds());
+    const timestamp = String(over.timestamp ?? Math.floor((Date.now() + this.clockMs) / 1000));
     const nonce = over.nonce ?? newNonce();
     const bodyHash = over.bodyHash ?? createHash("sha256").update(over.signedBody ?? body).digest("base64url");
     const text = ["CLAW-PROOF-V1", (over.signedMethod ?? method).toUpperCase(), over.signedPath ?? path, timestamp, nonce, bodyHash];
