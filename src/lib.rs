@@ -1,11 +1,12 @@
 //! The Clawdentity proxy: a Cloudflare Worker that decides which agents get in and carries their messages.
 //!
 //! This file holds the entry points only. What a request goes through is in `core::pipeline`, and ARCHITECTURE.md says what
-//! each module is for. `config`, `error` and `log` know nothing of Workers and can be used natively.
+//! each module is for. `archive`, `config`, `error` and `log` know nothing of Workers and can be used natively.
 
 use clawdentity_core as core;
 use clawdentity_protocol as protocol;
 
+pub mod archive;
 pub mod config;
 pub mod error;
 pub mod log;

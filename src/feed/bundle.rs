@@ -8,7 +8,7 @@
 //!
 //! What is in a bundle was in force when it was read, and everything is in it that was in force at its number the whole
 //! time: it is read in the order of agents and tokens, so a row that gets a new number is not missed. If the ledger grew
-//! in the meantime, it is read once more.
+//! in the meantime, it is read once more; if it keeps growing, the last reading is given out under the number it began at.
 
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -17,7 +17,7 @@ use worker::{Response, ResponseBody, ResponseBuilder};
 
 use super::{Call, NoAnswer, tag, tagged, unavailable};
 use crate::app::App;
-use crate::core::feed::archive::Archive;
+use crate::archive::{Archive, NoRoom};
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
 use crate::http::{self, Incoming};
@@ -28,6 +28,8 @@ use crate::trust::ledger::feed::{self, Head, Part};
 const ROWS: u64 = 1_000;
 /// Readings, where the ledger grows meanwhile.
 const READINGS: usize = 3;
+/// Room for what the ledger gains while it is read, more with each reading.
+const SPARE_BYTES: usize = 64 * 1024;
 
 pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> Result<Response, ApiError> {
     let reasons = caller.is_none();
@@ -90,56 +92,118 @@ impl Built {
     }
 }
 
-/// Reads it and compresses it.
+/// Reads it, and compresses what was read as it comes, so that no more than a query's rows and the compressed bytes are in
+/// memory.
 pub(super) async fn build(app: &App, head: Head, reasons: bool) -> Result<Built, DbError> {
     let mut head = head;
-    for reading in 1.. {
-        let mut archive = Archive::default();
-        for part in [Part::Agents, Part::Tokens] {
-            let mut after = String::new();
-            loop {
-                let read = feed::members(app, part, &after, ROWS, reasons).await?;
-                let (Some(last), Some(members)) = (read.last, read.members) else {
-                    break;
-                };
-                after = last;
-                match part {
-                    Part::Agents => archive.push_agents(members),
-                    Part::Tokens => archive.push_tokens(members),
+    for reading in 1..=READINGS {
+        let is_last = reading == READINGS;
+        let room = feed::members_len(app, reasons).await? + SPARE_BYTES * reading;
+        match read(app, &head, reasons, room).await? {
+            Some(gzip) => {
+                let now = feed::head(app).await?;
+                if now == head || is_last {
+                    return Ok(Built { head, gzip });
                 }
+                head = now;
             }
+            None if is_last => break,
+            None => head = feed::head(app).await?,
         }
-        let now = feed::head(app).await?;
-        if now == head || reading >= READINGS {
-            let gzip = gzip(archive.tar(&head.epoch, head.latest)).await;
-            let gzip = gzip.map_err(|_| DbError::Failed("the bundle could not be compressed".into()))?;
-            return Ok(Built { head, gzip });
-        }
-        head = now;
     }
-    Err(DbError::Failed("the bundle was not read".into()))
+    Err(DbError::Failed(
+        "the ledger grows faster than it can be read".into(),
+    ))
 }
 
-/// `CompressionStream` is not among what is wrapped. Each piece is given up as soon as it was taken.
-async fn gzip(pieces: Vec<Vec<u8>>) -> Result<Uint8Array, JsValue> {
-    let constructor: Function = Reflect::get(&js_sys::global(), &"CompressionStream".into())?.dyn_into()?;
-    let stream = Reflect::construct(&constructor, &Array::of1(&"gzip".into()))?;
-    let readable = Reflect::get(&stream, &"readable".into())?;
-    let writable = Reflect::get(&stream, &"writable".into())?;
-    let whole =
-        web_sys::Response::new_with_opt_readable_stream(Some(readable.unchecked_ref()))?.array_buffer()?;
-    let writer = method(&writable, "getWriter", None)?;
+/// One reading; none where the members have outgrown their room meanwhile.
+async fn read(app: &App, head: &Head, reasons: bool, room: usize) -> Result<Option<Uint8Array>, DbError> {
+    let failed = |_| DbError::Failed("the bundle could not be compressed".into());
+    let (gzip, whole) = Gzip::open().map_err(failed)?;
     let write = async {
-        for piece in pieces {
-            let bytes = Uint8Array::from(piece.as_slice());
-            drop(piece);
-            JsFuture::from(method(&writer, "write", Some(&bytes))?.dyn_into::<Promise>()?).await?;
+        let written = write_members(app, &gzip, head, reasons, room).await;
+        match &written {
+            Ok(true) => gzip.close().await.map_err(failed)?,
+            // Who waits for the whole is not to wait for ever.
+            Ok(false) | Err(_) => gzip.abort().await,
         }
-        JsFuture::from(method(&writer, "close", None)?.dyn_into::<Promise>()?).await
+        written
     };
     let (written, read) = futures_util::future::join(write, JsFuture::from(whole)).await;
-    written?;
-    Ok(Uint8Array::new(&read?))
+    match written? {
+        true => Ok(Some(Uint8Array::new(&read.map_err(failed)?))),
+        false => Ok(None),
+    }
+}
+
+/// Whether there was room for all of them.
+async fn write_members(
+    app: &App,
+    gzip: &Gzip,
+    head: &Head,
+    reasons: bool,
+    room: usize,
+) -> Result<bool, DbError> {
+    let failed = |_| DbError::Failed("the bundle could not be compressed".into());
+    let (mut archive, begin) = Archive::begin(&head.epoch, head.latest, room);
+    gzip.write(&begin).await.map_err(failed)?;
+    for part in [Part::Agents, Part::Tokens] {
+        if part == Part::Tokens {
+            gzip.write(&archive.begin_tokens()).await.map_err(failed)?;
+        }
+        let mut after = String::new();
+        loop {
+            let read = feed::members(app, part, &after, ROWS, reasons).await?;
+            let (Some(last), Some(members)) = (read.last, read.members) else {
+                break;
+            };
+            after = last;
+            match archive.members(members) {
+                Ok(bytes) => gzip.write(&bytes).await.map_err(failed)?,
+                Err(NoRoom) => return Ok(false),
+            }
+        }
+    }
+    gzip.write(&archive.end()).await.map_err(failed)?;
+    Ok(true)
+}
+
+/// A `CompressionStream`, which is not among what is wrapped.
+struct Gzip {
+    writer: JsValue,
+}
+
+impl Gzip {
+    /// Opens one, and what will be the whole of its bytes once it is closed.
+    fn open() -> Result<(Self, Promise), JsValue> {
+        let constructor: Function =
+            Reflect::get(&js_sys::global(), &"CompressionStream".into())?.dyn_into()?;
+        let stream = Reflect::construct(&constructor, &Array::of1(&"gzip".into()))?;
+        let readable = Reflect::get(&stream, &"readable".into())?;
+        let writable = Reflect::get(&stream, &"writable".into())?;
+        let whole = web_sys::Response::new_with_opt_readable_stream(Some(readable.unchecked_ref()))?;
+        let writer = method(&writable, "getWriter", None)?;
+        Ok((Self { writer }, whole.array_buffer()?))
+    }
+
+    /// Waits until the bytes were taken.
+    async fn write(&self, bytes: &[u8]) -> Result<(), JsValue> {
+        self.done("write", Some(&Uint8Array::from(bytes))).await
+    }
+
+    async fn close(&self) -> Result<(), JsValue> {
+        self.done("close", None).await
+    }
+
+    async fn abort(&self) {
+        // Then it has failed already.
+        let _ = self.done("abort", None).await;
+    }
+
+    async fn done(&self, name: &str, argument: Option<&JsValue>) -> Result<(), JsValue> {
+        let promise = method(&self.writer, name, argument)?.dyn_into::<Promise>()?;
+        JsFuture::from(promise).await.map(|_| ())
+    }
 }
 
 fn method(of: &JsValue, name: &str, argument: Option<&JsValue>) -> Result<JsValue, JsValue> {

@@ -1,8 +1,7 @@
-//! The feed: which rows a page shows, who listens to the stream, and the bytes of stream and bundle (docs/wire.md
-//! §10.2).
+//! The feed: which rows a page shows, and who of those that listen to the stream gets what (docs/wire.md §10.2).
 //!
 //! Everything is decided here, over explicit time, so that it can be tested natively. The Worker's room `feed` reads
-//! the ledger and moves the bytes. The contents of a bundle are written by the ledger's own query.
+//! the ledger and moves the bytes.
 
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
@@ -10,7 +9,6 @@ use clawdentity_protocol::revocation::{Item, is_epoch};
 
 use crate::admin::number;
 
-pub mod archive;
 pub mod hub;
 
 /// An agent that opened a stream. The stream ends when the agent, or the token it showed, is revoked or expires, and

@@ -41,10 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         url: env::var("CLAWDENTITY_PROXY_URL")?,
         auth: Auth::Bearer(token),
         allow_http: false,
-        settings: FeedSettings {
-            seed: now_ms() ^ u64::from(std::process::id()),
-            ..FeedSettings::default()
-        },
+        settings: FeedSettings::default(),
     };
     let feed = Arc::new(FeedClient::start(config, Arc::clone(&cache))?);
     let guard = Arc::new(Guard::new(GuardConfig::new(Issuer::parse(&issuer)?), cache));

@@ -15,7 +15,7 @@ use super::clock::now_ms;
 use super::feed::{Effect, Feed, FeedSettings, Got, Listen, Read};
 use super::http::{Auth, Client, HttpError};
 use super::sse::{Parser, Signal};
-use clawdentity_protocol::revocation::{Item, MAX_PAGE_BYTES, MAX_PAGE_ITEMS, Page};
+use clawdentity_protocol::revocation::{Item, MAX_PAGE_BYTES, MAX_PAGE_ITEMS, Page, is_epoch};
 
 const FEED_PATH: &str = "/v1/revocations";
 const STREAM_PATH: &str = "/v1/events/revocations";
@@ -151,8 +151,9 @@ impl Shared {
                 Listen::Wait(at_ms) => self.wait(state, at_ms),
                 Listen::Open(after) => {
                     let epoch = state.feed.epoch();
+                    let path = stream_path(state.feed.ledger());
                     drop(state);
-                    let retry_after_ms = self.listen(after, epoch);
+                    let retry_after_ms = self.listen(&path, after, epoch);
                     let mut state = self.lock();
                     state.feed.ended(now_ms(), retry_after_ms);
                     self.changed.notify_all();
@@ -163,8 +164,8 @@ impl Shared {
     }
 
     /// Listens to one stream to its end; when the server wants to be asked again, milliseconds, if it says so.
-    fn listen(&self, after: u64, epoch: u64) -> Option<u64> {
-        let mut stream = match self.client.stream(STREAM_PATH, after) {
+    fn listen(&self, path: &str, after: u64, epoch: u64) -> Option<u64> {
+        let mut stream = match self.client.stream(path, after) {
             Ok(Ok(stream)) => stream,
             Ok(Err(answer)) => return answer.retry_after_ms,
             Err(_) => return None,
@@ -237,6 +238,14 @@ impl Shared {
             Ok((state, _)) => state,
             Err(poisoned) => poisoned.into_inner().0,
         }
+    }
+}
+
+/// With the epoch of the position, so that a proxy whose numbers mean something else by now says so.
+fn stream_path(ledger: &str) -> String {
+    match is_epoch(ledger) {
+        true => format!("{STREAM_PATH}?epoch={ledger}"),
+        false => STREAM_PATH.to_owned(),
     }
 }
 

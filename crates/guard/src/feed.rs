@@ -21,6 +21,7 @@
 //! Requests and threads are in `client`, and what a stale cache means is decided in `verify`.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use super::cache::{Freshness, RevocationSet};
 use clawdentity_core::backoff::doubled;
@@ -30,6 +31,9 @@ use clawdentity_protocol::revocation::{Item, Page, Subject, tag};
 const MAX_HELD: usize = 1000;
 /// No pause is longer, whatever a server asks for; one that seems longer shows a clock that was set back.
 const MAX_PAUSE_MS: u64 = 300_000;
+
+/// Any value: the key of the hash is what is random.
+const SEED_OF: &str = "jitter";
 
 /// How often things are done. All in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +48,7 @@ pub struct FeedSettings {
     pub retry_first_ms: u64,
     /// The longest pause after a failure.
     pub retry_most_ms: u64,
-    /// Decides the jitter: another number for each sidecar. 0: no jitter.
+    /// Decides the jitter: another number for each guard, by default a random one. 0: no jitter.
     pub seed: u64,
 }
 
@@ -56,9 +60,14 @@ impl Default for FeedSettings {
             complete_every_ms: 24 * 3_600_000,
             retry_first_ms: 1_000,
             retry_most_ms: 30_000,
-            seed: 0,
+            seed: random_seed(),
         }
     }
+}
+
+/// Never 0. The standard library's hashers are keyed at random, which is random enough to spread guards.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(SEED_OF) | 1
 }
 
 /// What the reader does next.
@@ -319,6 +328,11 @@ impl Feed {
         self.listening = true;
         // What came between the last page and this moment is pushed, or read now.
         self.read_at_ms = self.read_at_ms.min(now_ms);
+    }
+
+    /// What the numbers of the ledger belong to that the position is one of, as the proxy says; empty before the first page.
+    pub fn ledger(&self) -> &str {
+        &self.ledger
     }
 
     /// Which ledger is listened to.

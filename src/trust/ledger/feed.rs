@@ -1,6 +1,7 @@
 //! The ledger as it is read after a number: by the feed, the stream, the bundle and an operator.
 
 use serde::{Deserialize, Serialize};
+use wasm_bindgen::JsValue;
 use worker::D1Result;
 
 use super::super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
@@ -36,18 +37,16 @@ WHERE NOT EXISTS (SELECT 1 FROM pairs WHERE agent_did = value ->> '$.agent')
   OR EXISTS (SELECT 1 FROM revocations WHERE kind = 'agent' AND agent_did = value ->> '$.agent' AND lifted_by IS NULL)
   OR EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value ->> '$.jti' AND lifted_by IS NULL)";
 
-/// Members of the bundle's `agents`, as text. In the order of their keys, so that a row that gets a new number while
+/// Members of the bundle's `agents`, each a name and the text of its fields. In the order of their keys, so that a row that gets a new number while
 /// they are read is neither missed nor there twice.
 const BUNDLE_AGENTS: &str = "
-SELECT COUNT(*) AS rows, MAX(name) AS last, group_concat(json_quote(name) || ':' || fields, ',') AS members FROM (
   SELECT agent_did AS name, '{\"seq\":' || seq || ',\"revokedAt\":' || CAST(revoked_at_ms AS INTEGER) ||
     ',\"source\":' || json_quote(source) ||
     CASE WHEN ?3 AND reason IS NOT NULL THEN ',\"reason\":' || json_quote(reason) ELSE '' END || '}' AS fields
-  FROM revocations WHERE kind = 'agent' AND lifted_by IS NULL AND agent_did > ?1 ORDER BY agent_did LIMIT ?2)";
+  FROM revocations WHERE kind = 'agent' AND lifted_by IS NULL AND agent_did > ?1 ORDER BY agent_did LIMIT ?2";
 
 /// The same of `tokens`; one that is over is left out, and so is a canary's (`core::canary`).
 const BUNDLE_TOKENS: &str = "
-SELECT COUNT(*) AS rows, MAX(name) AS last, group_concat(json_quote(name) || ':' || fields, ',') AS members FROM (
   SELECT jti AS name, '{\"seq\":' || seq || ',\"revokedAt\":' || CAST(revoked_at_ms AS INTEGER) ||
     ',\"source\":' || json_quote(source) ||
     CASE WHEN ?3 AND reason IS NOT NULL THEN ',\"reason\":' || json_quote(reason) ELSE '' END ||
@@ -56,7 +55,7 @@ SELECT COUNT(*) AS rows, MAX(name) AS last, group_concat(json_quote(name) || ':'
     '}' AS fields
   FROM revocations WHERE kind = 'token' AND lifted_by IS NULL AND jti > ?1
     AND (expires_at_ms IS NULL OR expires_at_ms > ?4)
-    AND (agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_') ORDER BY jti LIMIT ?2)";
+    AND (agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_') ORDER BY jti LIMIT ?2";
 
 const NEW_EPOCH: &str = "
 INSERT INTO feed_epoch (id, epoch, begun_at_ms) VALUES (1, ?1, ?2)
@@ -272,18 +271,58 @@ pub async fn members(
     limit: u64,
     reasons: bool,
 ) -> Result<Members, DbError> {
+    let members = "MAX(name) AS last, group_concat(json_quote(name) || ':' || fields, ',') AS members";
+    let (sql, values) = of_members(app, part, members, after, limit, reasons);
+    let rows: Vec<Members> = query(app, READ_TIMEOUT_MS, Sql::new(&sql, values)).await?;
+    rows.into_iter()
+        .next()
+        .ok_or_else(|| DbError::Failed("D1 left out a result".into()))
+}
+
+/// How many bytes the members of both parts have now, with a comma each.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn members_len(app: &App, reasons: bool) -> Result<usize, DbError> {
+    #[derive(Deserialize)]
+    struct Row {
+        bytes: f64,
+    }
+
+    let bytes = "COALESCE(SUM(length(CAST(json_quote(name) || fields AS BLOB)) + 2), 0) AS bytes";
+    let of = |part| of_members(app, part, bytes, "", u64::from(u32::MAX), reasons);
+    let queries = [of(Part::Agents), of(Part::Tokens)];
+    let statements = queries
+        .iter()
+        .map(|(sql, values)| Sql::new(sql, values.clone()))
+        .collect();
+    let results = batch(app, READ_TIMEOUT_MS, statements).await?;
+    let mut all = 0;
+    for n in 0..queries.len() {
+        let rows: Vec<Row> = d1::rows(&results, n)?;
+        all += rows.first().map_or(0, |row| row.bytes as usize);
+    }
+    Ok(all)
+}
+
+/// A query for this of the rows of a part of the bundle.
+fn of_members(
+    app: &App,
+    part: Part,
+    what: &str,
+    after: &str,
+    limit: u64,
+    reasons: bool,
+) -> (String, Vec<JsValue>) {
     let mut values = vec![text(after), number(limit), number(u64::from(reasons))];
-    let sql = match part {
+    let rows = match part {
         Part::Agents => BUNDLE_AGENTS,
         Part::Tokens => {
             values.push(number(app.now_ms()));
             BUNDLE_TOKENS
         }
     };
-    let rows: Vec<Members> = query(app, READ_TIMEOUT_MS, Sql::new(sql, values)).await?;
-    rows.into_iter()
-        .next()
-        .ok_or_else(|| DbError::Failed("D1 left out a result".into()))
+    (format!("SELECT {what} FROM ({rows})"), values)
 }
 
 /// The row by which an agent is revoked.

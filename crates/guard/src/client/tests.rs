@@ -8,14 +8,17 @@ use crate::cache::MemoryCache;
 use crate::cache::tests::row;
 use crate::http::Secret;
 use crate::testing::{Reply, Request, serve};
+use clawdentity_protocol::revocation::tag;
 use clawdentity_protocol::testing::{agent, ulid};
 
 /// A proxy's feed.
 #[derive(Default)]
 struct Proxy {
     items: Vec<Item>,
+    epoch: String,
     streams: Vec<Sender<Vec<u8>>>,
     opened_after: Vec<u64>,
+    opened_at: Vec<String>,
     reads: Vec<String>,
     no_stream: bool,
     broken: bool,
@@ -27,7 +30,7 @@ impl Proxy {
         if self.broken {
             return Reply::Whole(200, "", r#"{"latest":1"#.into());
         }
-        if request.path == STREAM_PATH {
+        if request.path.starts_with(STREAM_PATH) {
             if self.no_stream {
                 return Reply::Whole(503, "Retry-After: 1\r\n", String::new());
             }
@@ -37,13 +40,14 @@ impl Proxy {
                 sender.send(event(item)).unwrap();
             }
             self.opened_after.push(after);
+            self.opened_at.push(request.path.clone());
             self.streams.push(sender);
             return Reply::Stream(parts);
         }
         self.reads.push(request.path.clone());
         let since: u64 = request.path.split(['=', '&']).nth(1).unwrap().parse().unwrap();
         let latest = self.items.last().map_or(0, |item| item.seq);
-        if request.header("if-none-match") == Some(&format!("\"{latest}\"")) {
+        if request.header("if-none-match") == Some(&tag(&self.epoch, latest)) {
             return Reply::Whole(304, "", String::new());
         }
         let items = self
@@ -53,6 +57,7 @@ impl Proxy {
             .cloned()
             .collect();
         let page = Page {
+            epoch: self.epoch.clone(),
             latest,
             next: latest,
             more: false,
@@ -172,6 +177,37 @@ fn full_sync_then_the_stream_then_a_gap_then_a_cut_ledger() {
         proxy.send(b": still here\n\n");
         proxy.opened_after.last() == Some(&1)
     });
+    assert_eq!(world.feed.fault(), None);
+}
+
+/// The database was restored to an earlier point, and the numbers since then were given again to others.
+#[test]
+fn a_reset_on_the_stream_brings_the_new_ledger() {
+    let world = World::start(Proxy {
+        items: vec![row(1, "agent", 1), row(2, "agent", 2), row(4, "agent", 4)],
+        epoch: "e1".into(),
+        ..Proxy::default()
+    });
+    world.until("a stream", |world| {
+        world.proxy().opened_at == [format!("{STREAM_PATH}?epoch=e1")]
+    });
+    world.until("the look that opening earns", |world| {
+        world.proxy().reads.len() == 2
+    });
+    {
+        let mut proxy = world.proxy();
+        proxy.items = vec![row(1, "agent", 1), row(3, "agent", 5), row(4, "agent", 6)];
+        proxy.epoch = "e2".into();
+        proxy.send(b"event: reset\nid: 0\ndata: {\"epoch\":\"e2\",\"latest\":4}\n\n");
+        proxy.streams.clear();
+    }
+    world.until("the new ledger", |world| {
+        world.revoked(1) && world.revoked(5) && world.revoked(6) && !world.revoked(2) && !world.revoked(4)
+    });
+    world.until("a stream of the new epoch", |world| {
+        world.proxy().opened_at.last() == Some(&format!("{STREAM_PATH}?epoch=e2"))
+    });
+    assert_eq!(world.proxy().opened_after.last(), Some(&4));
     assert_eq!(world.feed.fault(), None);
 }
 

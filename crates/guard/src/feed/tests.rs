@@ -324,6 +324,57 @@ fn jitter_shortens_by_up_to_half() {
     assert!(pauses.iter().any(|pause| *pause < 2_300) && pauses.iter().any(|pause| *pause > 3_700));
 }
 
+/// A thousand guards that lose their streams at once come back at different times, without anybody having set anything.
+#[test]
+fn guards_differ_by_default() {
+    let seeds: std::collections::BTreeSet<u64> = (0..100).map(|_| FeedSettings::default().seed).collect();
+    assert_eq!(seeds.len(), 100);
+    let pauses: std::collections::BTreeSet<u64> = (0..100)
+        .map(|_| {
+            let mut feed = Feed::new(FeedSettings::default());
+            feed.ended(0, None);
+            feed.listen_at_ms
+        })
+        .collect();
+    assert!(pauses.len() > 50, "{pauses:?}");
+    assert!(pauses.iter().all(|pause| (500..=1_000).contains(pause)));
+}
+
+/// The stream says that its numbers start over. What is held stays in force until the new set is complete.
+#[test]
+fn a_reset_of_the_stream_reads_everything_anew() {
+    let mut world = World::new(&[(1, "agent", 1), (2, "agent", 2), (4, "agent", 4)]);
+    world.read(0);
+    world.feed.opened(0);
+    world.read(0);
+    let epoch = world.feed.epoch();
+    // The database is restored to number 2, and two others are revoked.
+    world.ledger.truncate(2);
+    world.write((3, "agent", 5));
+    world.write((4, "agent", 6));
+    world.page_size = 2;
+    world.feed.reset(1_000);
+    assert_ne!(world.feed.epoch(), epoch, "this stream is over");
+    assert!(matches!(
+        world.feed.next_read(1_000),
+        Read::Page {
+            since: 0,
+            unless: None
+        }
+    ));
+    let first = world.answer(0, None);
+    let effects = world.feed.got(1_000, first);
+    assert_eq!(effects, [], "half of the new set is in force nowhere");
+    assert!(world.revoked(1) && world.revoked(2) && world.revoked(4) && !world.revoked(5));
+    world.read(1_000);
+    assert_eq!(world.cache, world.truth());
+    assert!(world.revoked(6) && !world.revoked(4));
+    // What a listener was pushed before the reset is no gap afterwards.
+    assert_eq!(world.feed.freshness().position, 4);
+    world.feed.ended(1_000, None);
+    assert_eq!(world.feed.next_listen(2_000), Listen::Open(4));
+}
+
 proptest! {
     /// Whatever is written, lost, repeated, cut off or failed: once the reader rests with the server well, the cache
     /// is the ledger's; and at no time is somebody let in again whom a push had revoked and nobody lifted.
