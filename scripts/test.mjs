@@ -27,8 +27,8 @@ for (const [directory, files] of chosen) {
 }
 
 async function native() {
-  // The command that tests/runtime/proxyctl.test.mjs runs.
-  await cargo(["build", "--locked", "--quiet", "-p", "proxyctl"]);
+  // The programs that tests/runtime runs: proxyctl, and a sidecar with a guard.
+  await cargo(["build", "--locked", "--quiet", "-p", "proxyctl", "-p", "clawdentity-guard", "--bins", "--example", "sidecar"]);
   console.log("[test] cargo test");
   await cargo(NATIVE);
 }

@@ -200,12 +200,14 @@ pub async fn agents_of(app: &App, jtis: &[Ulid]) -> Result<Vec<(Ulid, AgentDid)>
 
 #[derive(Deserialize)]
 struct OwnerRow {
-    jti: Ulid,
-    agent_did: AgentDid,
+    jti: String,
+    agent_did: String,
 }
 
+/// An owner that this version cannot read has no object that it could tell; the rest of the order must not fail for it.
 fn owners_of(rows: Vec<OwnerRow>) -> Vec<(Ulid, AgentDid)> {
-    rows.into_iter().map(|row| (row.jti, row.agent_did)).collect()
+    let owner = |row: OwnerRow| Some((Ulid::parse(&row.jti).ok()?, AgentDid::parse(&row.agent_did).ok()?));
+    rows.into_iter().filter_map(owner).collect()
 }
 
 #[derive(Deserialize)]

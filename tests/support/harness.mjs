@@ -240,6 +240,12 @@ export class World {
     if (answer.status !== 200) throw new Error(answer.text);
     return answer.json;
   }
+  /** Puts fields into the attachment of each of an object's sockets. */
+  async attach(binding, name, fields) {
+    const path = `/__test/attach?binding=${binding}&name=${encodeURIComponent(name)}`;
+    const answer = await this.send("POST", path, { body: JSON.stringify(fields) });
+    if (answer.status !== 200) throw new Error(answer.text);
+  }
   /** The names of an object's tables that are LIKE this. */
   async tables(binding, name, like) {
     const rows = await this.sql(binding, name, `SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '${like}'`);

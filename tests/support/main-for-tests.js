@@ -59,7 +59,7 @@ function withWatchedDatabase(env, made) {
 }
 
 // A piece of work is what one request, or the only message of a batch, asks of the entry point: named by the request's
-// id, or the event's. Its calls to the database and to objects are numbered over all its tries; `losses` says of which
+// id, or the event's, or the session that an event without an id names. Its calls to the database and to objects are numbered over all its tries; `losses` says of which
 // one nothing arrives ("before"), the answer is lost ("after"), or which is "held" back, or done and its answer held back
 // ("late"). Objects' own calls are not among them; those of an agent's trust object are the work `trust:<ULID>`.
 const works = new Map();
@@ -177,7 +177,8 @@ function withWatchedCalls(env, work) {
 
 function onlyEventOf({ messages }) {
   try {
-    return messages.length === 1 ? JSON.parse(messages[0].body).id : undefined;
+    const event = messages.length === 1 ? JSON.parse(messages[0].body) : undefined;
+    return event?.id ?? event?.data?.sessionId;
   } catch {
     return undefined; // what is not an event has no calls to lose
   }
@@ -200,6 +201,13 @@ function withHooks(Built, told = () => undefined) {
         const values = await request.json();
         if (Object.keys(values).length > 0) await this.ctx.storage.put(values);
         return Response.json(Object.fromEntries(await this.ctx.storage.list()));
+      }
+      if (pathname === "/__test/attach") {
+        const more = await request.json();
+        for (const socket of this.ctx.getWebSockets()) {
+          socket.serializeAttachment(JSON.stringify({ ...JSON.parse(socket.deserializeAttachment()), ...more }));
+        }
+        return Response.json(null);
       }
       if (pathname === "/__test/alarm-at") return Response.json(await this.ctx.storage.getAlarm());
       if (pathname === "/__test/alarm") {
@@ -294,7 +302,7 @@ export default {
       const namespace = env[url.searchParams.get("binding")];
       return namespace.get(namespace.idFromName(url.searchParams.get("name"))).fetch("https://object/__test/alarm-at");
     }
-    if (["/__test/sql", "/__test/keep"].includes(url.pathname)) {
+    if (["/__test/sql", "/__test/keep", "/__test/attach"].includes(url.pathname)) {
       const namespace = env[url.searchParams.get("binding")];
       const stub = namespace.get(namespace.idFromName(url.searchParams.get("name")));
       return stub.fetch(`https://object${url.pathname}`, { method: "POST", body: await request.text() });

@@ -65,7 +65,7 @@ pub async fn companions(app: &App, seq: u64) -> Result<Vec<Companion>, DbError> 
     #[derive(Deserialize)]
     struct Found {
         seq: f64,
-        jti: Ulid,
+        jti: Option<String>,
         source: Source,
         stands: f64,
     }
@@ -76,13 +76,16 @@ pub async fn companions(app: &App, seq: u64) -> Result<Vec<Companion>, DbError> 
         Sql::new(COMPANIONS, [number(seq)]),
     )
     .await?;
-    let companion = |row: Found| Companion {
-        seq: row.seq as u64,
-        jti: row.jti,
-        source: row.source,
-        stands: row.stands != 0.0,
+    // A row that this version cannot read is left as it is.
+    let companion = |row: Found| {
+        Some(Companion {
+            seq: row.seq as u64,
+            jti: Ulid::parse(row.jti.as_deref()?).ok()?,
+            source: row.source,
+            stands: row.stands != 0.0,
+        })
     };
-    Ok(rows.into_iter().map(companion).collect())
+    Ok(rows.into_iter().filter_map(companion).collect())
 }
 
 /// Lifts rows, each once, in one transaction. Returns the lift of the first of them.

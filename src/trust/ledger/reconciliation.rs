@@ -24,10 +24,13 @@ const ADOPT: &str = "
 UPDATE revocations SET source = 'crl' WHERE kind = 'token' AND lifted_by IS NULL AND source = 'operator'
   AND jti IN (SELECT value FROM json_each(?1))";
 
+/// As with an event, the agent of a token's row is the token's owner by the record, else the agent that the list names.
 const RECORD: &str = "
 INSERT INTO revocations
   (kind, agent_did, jti, reason, source, revoked_at_ms, recorded_at_ms, expires_at_ms)
-SELECT 'token', value ->> '$.agent_did', value ->> '$.jti', value ->> '$.reason', 'crl',
+SELECT 'token',
+  COALESCE((SELECT agent_did FROM agent_tokens WHERE agent_tokens.jti = value ->> '$.jti'), value ->> '$.agent_did'),
+  value ->> '$.jti', value ->> '$.reason', 'crl',
   value ->> '$.revoked_at_ms', ?2, ?3
 FROM json_each(?1)
 WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'token' AND jti = value ->> '$.jti' AND lifted_by IS NULL)
