@@ -229,7 +229,8 @@ pub async fn end_pair(
     call(app, agent.ulid(), &end).await
 }
 
-/// Tells an agent's object that the other side has ended a pair, and whether the record does not know yet.
+/// Tells an agent's object that the other side has ended a pair, and with it every one of the two that was made until
+/// `until_ms` (0: not known), and whether the record does not know yet.
 ///
 /// # Errors
 /// No answer: it must be tried again.
@@ -237,11 +238,13 @@ pub(super) async fn pair_ended(
     app: &App,
     agent: &AgentDid,
     ended: EndedPair,
+    until_ms: u64,
     unrecorded: bool,
 ) -> Result<RevokeReply, TrustUnavailable> {
     let told = TrustCall::PairEnded {
         agent: agent.clone(),
         ended,
+        until_ms,
         unrecorded,
     };
     call(app, agent.ulid(), &told).await

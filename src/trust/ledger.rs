@@ -24,7 +24,7 @@ use super::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 use super::{pairs, takeover};
 use crate::app::App;
 use crate::core::admission::overlay::REISSUED;
-use crate::core::admission::{LedgerAnswer, PairId};
+use crate::core::admission::{LedgerAnswer, RecordedPair};
 pub use crate::core::ledger::Entry;
 use crate::core::ledger::{named, statements};
 use crate::protocol::did::AgentDid;
@@ -64,7 +64,7 @@ pub struct Recorded {
 pub struct FirstSight {
     pub ledger: LedgerAnswer,
     /// All peers of the agent, where they were asked for.
-    pub peers: Option<Vec<(AgentDid, PairId)>>,
+    pub peers: Option<Vec<(AgentDid, RecordedPair)>>,
     /// What an earlier proxy kept is not all in the record yet: nothing of this may be believed to be missing.
     pub is_before_takeover: bool,
 }

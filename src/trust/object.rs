@@ -26,7 +26,7 @@ use crate::app::App;
 use crate::clock;
 use crate::core::admission::unconfirmed::{Named, TokenLimits};
 use crate::core::admission::{
-    Admission, CheckReply, Generation, Limits, StoreReply, TrustCall, token_expiry_ms,
+    Admission, CheckReply, Generation, Limits, StoreReply, TrustCall, Unsettled, token_expiry_ms,
 };
 use crate::log::Log;
 use crate::protocol::did::AgentDid;
@@ -183,21 +183,26 @@ impl ProxyTrustState {
             TrustCall::EndPair { agent, peer } => {
                 self.ask_record(&app, &agent, None).await?;
                 self.changed();
+                // It may not have been told yet of the one that is to end.
+                let is_held = self.with_awake(&app, |awake, _| awake.machine.holds(&peer))?;
+                let is_read = is_held || self.read_pair(&app, &agent, &peer).await.is_ok();
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, now_ms| {
-                    machine.end_pair(now_ms, &agent, &peer, fresh)
+                    machine.end_pair(now_ms, &agent, &peer, is_read, fresh)
                 })
             }
             TrustCall::PairEnded {
                 agent,
                 ended,
+                until_ms,
                 unrecorded,
             } => {
                 self.changed();
                 let fresh = fresh(&app)?;
                 let untold_by = unrecorded.then_some(&agent);
                 let (reply, holds_another) = self.with_awake(&app, |awake, now_ms| {
-                    let reply = awake.machine.pair_ended(now_ms, &ended, untold_by, fresh)?;
+                    let machine = &mut awake.machine;
+                    let reply = machine.pair_ended(now_ms, &ended, until_ms, untold_by, fresh)?;
                     Ok((reply, awake.machine.holds_another(&ended)?))
                 })?;
                 if holds_another {
@@ -234,8 +239,13 @@ impl ProxyTrustState {
             Ok((awake.machine.generation(), awake.machine.to_settle(now_ms)?))
         })?;
         let mut failed = false;
-        for (agent, ended) in &unsettled {
-            match pairs::settle(&app, agent, ended, generation).await {
+        for Unsettled {
+            agent,
+            ended,
+            until_ms,
+        } in &unsettled
+        {
+            match pairs::settle(&app, agent, ended, *until_ms, generation).await {
                 Ok(()) => {
                     if self.with_awake(&app, |awake, _| awake.machine.holds_another(ended))? {
                         self.changed();
@@ -285,8 +295,10 @@ impl ProxyTrustState {
         match record::ask(app, agent, token, with_peers, &self.changes).await {
             Ok(FirstSight { ledger, peers, .. }) => {
                 let fresh = fresh(app)?;
-                self.with_awake(app, |awake, _| {
-                    awake.machine.learn(token, ledger, peers.as_deref(), fresh)
+                self.with_awake(app, |awake, now_ms| {
+                    awake
+                        .machine
+                        .learn(now_ms, token, ledger, peers.as_deref(), fresh)
                 })
             }
             Err(error) => {
@@ -309,8 +321,8 @@ impl ProxyTrustState {
                 continue;
             }
             let fresh = fresh(app)?;
-            return self.step(app, |machine, _| {
-                machine.pair_read(peer, recorded.as_ref(), fresh)
+            return self.step(app, |machine, now_ms| {
+                machine.pair_read(now_ms, agent, peer, recorded.as_ref(), fresh)
             });
         }
     }

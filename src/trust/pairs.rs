@@ -16,26 +16,37 @@ use worker::D1Result;
 use super::client;
 use super::d1::{self, DbError, Sql, batch, number, query, text};
 use crate::app::App;
-use crate::core::admission::{EndedPair, Generation, PairId};
+use crate::core::admission::{EndedPair, Generation, PairId, RecordedPair};
 use crate::core::relay_queue::calls::{RelayCall, RelayRequest};
 use crate::protocol::did::AgentDid;
 
 /// An agent's rows.
-pub(super) const PEERS: &str = "SELECT peer_did, pair_id FROM pairs WHERE agent_did = ?1";
+pub(super) const PEERS: &str = "SELECT peer_did, pair_id, paired_at_ms FROM pairs WHERE agent_did = ?1";
 
-const PAIR: &str = "SELECT peer_did, pair_id FROM pairs WHERE agent_did = ?1 AND peer_did = ?2";
+const PAIR: &str = "SELECT peer_did, pair_id, paired_at_ms FROM pairs WHERE agent_did = ?1 AND peer_did = ?2";
 
-/// Rows from before pairs had ids have none; both of such a pair go together.
-const END: &str = "
-DELETE FROM pairs
-WHERE ((agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)) AND COALESCE(pair_id, ?4) = ?3";
+/// The pair of this id, and every one of the two that was made until then (`?5`). Rows from before pairs had ids have none;
+/// both of such a pair go together.
+macro_rules! of_this_end {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "WHERE ((agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1))
+  AND (COALESCE(pair_id, ?4) = ?3 OR paired_at_ms <= ?5)
+",
+            $after
+        )
+    };
+}
 
-/// Only where the record had it: an end that is told again has been told.
-const END_UNTOLD: &str = "
-INSERT INTO ended_pairs (agent_did, peer_did, pair_id, untold_since_ms)
-SELECT ?2, ?1, ?3, ?5 WHERE EXISTS (SELECT 1 FROM pairs
-  WHERE ((agent_did = ?1 AND peer_did = ?2) OR (agent_did = ?2 AND peer_did = ?1)) AND COALESCE(pair_id, ?4) = ?3)
-ON CONFLICT DO NOTHING";
+/// Only what the record had: an end that is told again has been told.
+const END_UNTOLD: &str = of_this_end!(
+    "INSERT INTO ended_pairs (agent_did, peer_did, pair_id, untold_since_ms)
+SELECT DISTINCT ?2, ?1, COALESCE(pair_id, ?4), ?6 FROM pairs ",
+    "ON CONFLICT DO NOTHING"
+);
+
+const END: &str = of_this_end!("DELETE FROM pairs ", "RETURNING pair_id");
 
 const END_TOLD: &str = "DELETE FROM ended_pairs WHERE agent_did = ?1 AND peer_did = ?2 AND pair_id = ?3";
 
@@ -68,15 +79,17 @@ const AT_ONCE: usize = 6;
 struct PeerRow {
     peer_did: String,
     pair_id: Option<String>,
+    paired_at_ms: f64,
 }
 
 impl PeerRow {
     /// A row that this version does not understand is left alone.
-    fn peer(self) -> Option<(AgentDid, PairId)> {
-        Some((
-            AgentDid::parse(&self.peer_did).ok()?,
-            id_of(self.pair_id.as_deref())?,
-        ))
+    fn peer(self) -> Option<(AgentDid, RecordedPair)> {
+        let pair = RecordedPair {
+            id: id_of(self.pair_id.as_deref())?,
+            made_at_ms: self.paired_at_ms as u64,
+        };
+        Some((AgentDid::parse(&self.peer_did).ok()?, pair))
     }
 }
 
@@ -85,7 +98,7 @@ fn id_of(text: Option<&str>) -> Option<PairId> {
 }
 
 /// The peers of an agent, from the n-th result of a batch, which asked `PEERS`.
-pub(super) fn peers_of(results: &[D1Result], n: usize) -> Result<Vec<(AgentDid, PairId)>, DbError> {
+pub(super) fn peers_of(results: &[D1Result], n: usize) -> Result<Vec<(AgentDid, RecordedPair)>, DbError> {
     let rows: Vec<PeerRow> = d1::rows(results, n)?;
     Ok(rows.into_iter().filter_map(PeerRow::peer).collect())
 }
@@ -94,13 +107,14 @@ pub(super) fn peers_of(results: &[D1Result], n: usize) -> Result<Vec<(AgentDid, 
 ///
 /// # Errors
 /// D1 gave no answer.
-pub(super) async fn read(app: &App, agent: &AgentDid, peer: &AgentDid) -> Result<Option<PairId>, DbError> {
+pub(super) async fn read(
+    app: &App,
+    agent: &AgentDid,
+    peer: &AgentDid,
+) -> Result<Option<RecordedPair>, DbError> {
     let sql = Sql::new(PAIR, [text(agent.as_str()), text(peer.as_str())]);
     let rows: Vec<PeerRow> = query(app, app.config.trust.timeout_ms, sql).await?;
-    Ok(rows
-        .into_iter()
-        .find_map(PeerRow::peer)
-        .map(|(_, pair_id)| pair_id))
+    Ok(rows.into_iter().find_map(PeerRow::peer).map(|(_, pair)| pair))
 }
 
 /// Has both objects and both sessions take in a pair that is in the record, at the same time. True where all did; the
@@ -180,7 +194,7 @@ pub async fn tell_untold(app: &App) {
     let ends = tell_rows(app, ENDS_UNTOLD, async |row| {
         let told = match row.read() {
             Some((agent, peer, pair_id)) => {
-                let told = tell_end(app, &agent, EndedPair { peer, pair_id }, false).await;
+                let told = tell_end(app, &agent, EndedPair { peer, pair_id }, 0, false).await;
                 told.map_err(|error| log_untold(app, &row, &error)).is_ok()
             }
             None => false,
@@ -219,13 +233,19 @@ fn log_untold(app: &App, row: &UntoldRow, error: &str) {
 }
 
 /// Tells an agent's object and session that the other side has ended a pair; the record then need not.
-async fn tell_end(app: &App, agent: &AgentDid, ended: EndedPair, unrecorded: bool) -> Result<(), String> {
+async fn tell_end(
+    app: &App,
+    agent: &AgentDid,
+    ended: EndedPair,
+    until_ms: u64,
+    unrecorded: bool,
+) -> Result<(), String> {
     let key = [
         text(agent.as_str()),
         text(ended.peer.as_str()),
         text(ended.pair_id.as_str()),
     ];
-    let reply = client::pair_ended(app, agent, ended, unrecorded)
+    let reply = client::pair_ended(app, agent, ended, until_ms, unrecorded)
         .await
         .map_err(|error| error.to_string())?;
     tell_session(app, agent, reply.generation).await?;
@@ -242,10 +262,11 @@ async fn tell_end(app: &App, agent: &AgentDid, ended: EndedPair, unrecorded: boo
     .map_err(|error| error.to_string())
 }
 
-/// Takes the end of a pair everywhere: to the record, then to the other object, then to both sessions. `generation` is
-/// the agent's since the end. The other object is told even where the record does not answer, because that is what
-/// refuses the next message; but the end is settled only once it was told after the record, so that an object that has
-/// lost its storage cannot load the pair again.
+/// Takes the end of a pair everywhere: to the record, then to the other object, then to both sessions. With it ends every
+/// pair of the two that was made until `until_ms`, which the agent's object may never have been told of. `generation` is the
+/// agent's since the end. The other object is told even where the record does not answer, because that is what refuses the
+/// next message; but the end is settled only once it was told after the record, so that an object that has lost its storage
+/// cannot load the pair again.
 ///
 /// # Errors
 /// Something did not answer: to be repeated as a whole.
@@ -253,34 +274,42 @@ pub async fn settle(
     app: &App,
     agent: &AgentDid,
     ended: &EndedPair,
+    until_ms: u64,
     generation: Generation,
 ) -> Result<(), String> {
-    let record = async {
-        let values = || {
-            [
-                text(agent.as_str()),
-                text(ended.peer.as_str()),
-                text(ended.pair_id.as_str()),
-                text(PairId::unnumbered().as_str()),
-            ]
-        };
-        let untold = values().into_iter().chain([number(app.now_ms())]);
-        batch(
-            app,
-            app.config.trust.write_timeout_ms,
-            vec![Sql::new(END_UNTOLD, untold), Sql::new(END, values())],
-        )
+    #[derive(Deserialize)]
+    struct Row {
+        pair_id: Option<String>,
+    }
+
+    let until_ms = until_ms.min(app.now_ms());
+    let values = || {
+        [
+            text(agent.as_str()),
+            text(ended.peer.as_str()),
+            text(ended.pair_id.as_str()),
+            text(PairId::unnumbered().as_str()),
+            number(until_ms),
+        ]
+    };
+    let untold = values().into_iter().chain([number(app.now_ms())]);
+    let statements = vec![Sql::new(END_UNTOLD, untold), Sql::new(END, values())];
+    let recorded = batch(app, app.config.trust.write_timeout_ms, statements)
         .await
-        .map_err(|error| error.to_string())
-    };
-    let recorded = record.await;
-    let of_peer = EndedPair {
-        peer: agent.clone(),
-        pair_id: ended.pair_id.clone(),
-    };
-    let peer = tell_end(app, &ended.peer, of_peer, recorded.is_err());
-    let (peer, own) = future::join(peer, tell_session(app, agent, generation)).await;
-    recorded?;
-    peer?;
+        .and_then(|results| d1::rows::<Row>(&results, 1));
+    let mut ids = vec![ended.pair_id.clone()];
+    for row in recorded.iter().flatten() {
+        ids.extend(id_of(row.pair_id.as_deref()).filter(|id| !ids.contains(id)));
+    }
+    let tell_peer = future::join_all(ids.into_iter().map(|pair_id| {
+        let of_peer = EndedPair {
+            peer: agent.clone(),
+            pair_id,
+        };
+        tell_end(app, &ended.peer, of_peer, until_ms, recorded.is_err())
+    }));
+    let (peer, own) = future::join(tell_peer, tell_session(app, agent, generation)).await;
+    recorded.map_err(|error| error.to_string())?;
+    peer.into_iter().collect::<Result<(), String>>()?;
     own
 }

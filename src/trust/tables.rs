@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS ended_pairs (
   peer TEXT NOT NULL, pair_id TEXT NOT NULL, ended_at_ms INTEGER NOT NULL, untold_by TEXT,
   PRIMARY KEY (peer, pair_id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS removed_until (peer TEXT NOT NULL PRIMARY KEY, until_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS confirmed (
   about TEXT NOT NULL, what TEXT NOT NULL, confirmed_at_ms INTEGER NOT NULL, PRIMARY KEY (about, what)
 ) WITHOUT ROWID;
@@ -370,6 +371,18 @@ impl Tables for SqlTables {
         self.run(query, values)
     }
 
+    fn put_removed_until(&self, peer: &AgentDid, until_ms: u64) -> Result<()> {
+        let query = "INSERT INTO removed_until (peer, until_ms) VALUES (?, ?)
+            ON CONFLICT (peer) DO UPDATE SET until_ms = MAX(until_ms, excluded.until_ms)";
+        self.run(query, vec![peer.as_str().into(), integer(until_ms)])
+    }
+
+    fn removed_until_ms(&self, peer: &AgentDid) -> Result<Option<u64>> {
+        let query = "SELECT until_ms FROM removed_until WHERE peer = ?";
+        let rows = self.rows(query, vec![peer.as_str().into()])?;
+        rows.first().and_then(|row| row.first()).map(number).transpose()
+    }
+
     fn settle_ended(&self, ended: &EndedPair) -> Result<()> {
         self.run(
             "UPDATE ended_pairs SET untold_by = NULL WHERE peer = ? AND pair_id = ?",
@@ -431,6 +444,10 @@ impl Tables for SqlTables {
     }
 
     fn sweep_ended(&self, before_ms: u64) -> Result<()> {
+        self.run(
+            "DELETE FROM removed_until WHERE until_ms < ?",
+            vec![integer(before_ms)],
+        )?;
         self.run(
             "DELETE FROM ended_pairs WHERE untold_by IS NULL AND ended_at_ms < ?",
             vec![integer(before_ms)],

@@ -258,8 +258,9 @@ export class World {
   async hasDied() {
     return (await this.send("GET", "/__test/died")).json;
   }
-  async runScheduled() {
-    await this.send("GET", "/__test/scheduled");
+  /** The run of every minute; with a name, it is a piece of work. */
+  async runScheduled(work) {
+    await this.send("GET", `/__test/scheduled${work ? `?work=${work}` : ""}`);
   }
   /** The worker's and its objects' timers go so many times faster; its clock, alarms and queues do not. */
   async hurryTimers(speed) {
@@ -267,12 +268,13 @@ export class World {
   }
   /**
    * A piece of work is what the request of this id, or the event of this id, asks of the worker; of its calls to D1 and to
-   * objects the one numbered `at` (from 0) is lost, "before" it was done or "after"; or it is "held" back until
+   * objects the one numbered `at` (from 0), or the first of that name, is lost, "before" it was done or "after"; or it is "held" back until
    * `release`, or only its answer is ("late"). An event needs `maxBatchSize: 1`. What an agent's trust object asks of D1 is
    * the work `trust:<ULID>`. `on`: so are all calls after it.
    */
   async lose(work, at, when, { on = false } = {}) {
-    await this.send("GET", `/__test/lose?of=${work}&at=${at}&when=${when}&on=${on}`);
+    const which = typeof at === "string" ? `name=${encodeURIComponent(at)}` : `at=${at}`;
+    await this.send("GET", `/__test/lose?of=${work}&${which}&when=${when}&on=${on}`);
   }
   async release(work) {
     await this.send("GET", `/__test/release?of=${work}`);

@@ -60,7 +60,7 @@ function withWatchedDatabase(env, made) {
 
 // A piece of work is what one request, or the only message of a batch, asks of the entry point: named by the request's
 // id, or the event's, or the session that an event without an id names. Its calls to the database and to objects are numbered over all its tries; `losses` says of which
-// one nothing arrives ("before"), the answer is lost ("after"), or which is "held" back, or done and its answer held back
+// one (or of the first of which name) nothing arrives ("before"), the answer is lost ("after"), or which is "held" back, or done and its answer held back
 // ("late"). Objects' own calls are not among them; those of an agent's trust object are the work `trust:<ULID>`.
 const works = new Map();
 const losses = new Map();
@@ -76,6 +76,7 @@ function callsOf(work) {
     };
     await released("held");
     const loss = losses.get(work);
+    if (loss?.name === name) Object.assign(loss, { at, name: undefined });
     if (loss?.at !== at && !(loss?.on && at > loss.at)) return run();
     if (loss.when === "late") {
       const answer = await run();
@@ -259,8 +260,8 @@ export default {
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/lose") {
-      const { of, at, when, on } = Object.fromEntries(url.searchParams);
-      losses.set(of, { at: Number(at), when, on: on === "true" });
+      const { of, at, name, when, on } = Object.fromEntries(url.searchParams);
+      losses.set(of, { at: name ? undefined : Number(at), name, when, on: on === "true" });
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/release") {
@@ -278,7 +279,8 @@ export default {
       return seen;
     }
     if (url.pathname === "/__test/scheduled") {
-      await worker.scheduled({ cron: "*/15 * * * *", scheduledTime: Date.now() }, withWatchedDatabase(env), ctx);
+      const watched = withWatchedCalls(env, url.searchParams.get("work"));
+      await worker.scheduled({ cron: "*/15 * * * *", scheduledTime: Date.now() }, watched, ctx);
       return new Response(null, { status: 204 });
     }
     if (url.pathname === "/__test/panic") {

@@ -9,7 +9,8 @@
 //!   before, because revocation is checked first.
 //! - **A retried call gets the first call's answer**, because the attempt's random id is stored with the nonce.
 //! - **Once the record of its pairs is loaded, a miss is a no.** Nothing is looked up because of what a caller names,
-//!   and a pair that was ended here never comes back, because its id is kept (`pairs`).
+//!   and a pair that was ended here never comes back, because its id is kept, and the time of its end for those of the
+//!   same two agents that this object was never told of (`machine::pairs`).
 //! - **A flood fills nothing**, because a refused request writes no row.
 //! - **What the agent can make up costs the registry little**, because what nobody has confirmed is counted here
 //!   (`unconfirmed`).
@@ -43,7 +44,7 @@ pub use self::calls::{
     RevokeReply, RevokeRequest, StoreReply, StoreValidation, TrustCall, Validated, Validations,
 };
 pub use self::generation::Generation;
-pub use self::machine::{Admission, Limits};
+pub use self::machine::{Admission, Limits, Unsettled};
 pub use self::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation, token_expiry_ms};
-pub use self::pairs::{EndedPair, Known, PairId, Paired, PeersReply};
+pub use self::pairs::{EndedPair, Known, PairId, Paired, PeersReply, RecordedPair};
 pub use self::rate::Rate;

@@ -87,6 +87,9 @@ pub enum TrustCall {
         agent: AgentDid,
         /// Who ended it, and which.
         ended: EndedPair,
+        /// With it every pair of the two that was made until then has ended, Unix milliseconds; 0 where that is not known.
+        #[serde(default)]
+        until_ms: u64,
         /// The record has not been told: this object tells it too, should the other one lose its storage.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unrecorded: bool,
@@ -308,6 +311,9 @@ pub struct EndPairReply {
     /// The pair that has ended and of which the other side, the sessions and the record are still to be told. None where
     /// there is no pair, or where its end is known everywhere.
     pub ended: Option<PairId>,
+    /// With it every pair of the two that was made until then has ended, Unix milliseconds; 0 where that is not known.
+    #[serde(default)]
+    pub until_ms: u64,
     /// The record of the agent's pairs could not be read, so nothing is known of one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unavailable: bool,
@@ -488,18 +494,22 @@ mod tests {
             &TrustCall::PairEnded {
                 agent: agent(),
                 ended: ended(),
+                until_ms: 0,
                 unrecorded: false,
             },
-            &format!(r#"{{"pair_ended":{ended_json}}}"#),
+            &format!(
+                r#"{{"pair_ended":{{"agent":"{DID}","ended":{{"peer":"{DID}","pair_id":"unnumbered"}},"until_ms":0}}}}"#
+            ),
         );
         pinned(
             &TrustCall::PairEnded {
                 agent: agent(),
                 ended: ended(),
+                until_ms: 7,
                 unrecorded: true,
             },
             &format!(
-                r#"{{"pair_ended":{{"agent":"{DID}","ended":{{"peer":"{DID}","pair_id":"unnumbered"}},"unrecorded":true}}}}"#
+                r#"{{"pair_ended":{{"agent":"{DID}","ended":{{"peer":"{DID}","pair_id":"unnumbered"}},"until_ms":7,"unrecorded":true}}}}"#
             ),
         );
         pinned(

@@ -3,16 +3,19 @@
 //! Storage is written before memory, so a write that fails changes nothing. Memory holds exactly what `Tables::load`
 //! would find, so an eviction between any two steps changes no answer.
 
+mod pairs;
+
 use std::collections::HashMap;
 
+pub use self::pairs::{KEEP_ENDED_MS, Unsettled};
 use super::calls::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, EndPairReply, LiftRequest, MailQuestion, MailReply,
-    RevokeReply, RevokeRequest, StoreReply, StoreValidation, Validated, Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, LiftRequest, MailQuestion, MailReply, RevokeReply,
+    RevokeRequest, StoreReply, StoreValidation, Validated, Validations,
 };
 use super::generation::Generation;
 use super::nonces;
 use super::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation};
-use super::pairs::{EndedPair, Known, PairId, Paired, PeersReply};
+use super::pairs::{PairId, RecordedPair};
 use super::rate::{RECEIPTS_LIMIT, RECEIPTS_WINDOW_MS, Rate, RateLog};
 use super::skew::SkewLog;
 use super::tables::{NonceRow, Stored, Tables, Validation};
@@ -29,18 +32,10 @@ pub const MAX_VALIDATIONS: usize = 4;
 /// any mail that was accepted under a token can wait (seven days).
 pub const SWEEP_GRACE_MS: u64 = 8 * 24 * 3_600_000;
 
-/// The end of a pair is remembered for so long: longer than any mail that was let in by it can wait (seven days).
-pub const KEEP_ENDED_MS: u64 = 8 * 24 * 3_600_000;
-
 /// What the registry confirmed is remembered for so long after it last did: longer than any receipt is kept.
 pub const KEEP_CONFIRMED_MS: u64 = 8 * 24 * 3_600_000;
 /// A yes that repeats one is written at most so often.
 const CONFIRM_AGAIN_MS: u64 = 24 * 3_600_000;
-
-/// Whoever ends a pair tells the others itself first; after this time the object does.
-const SETTLE_AFTER_MS: u64 = 3_000;
-/// The first pause where that fails; it doubles, up to a minute.
-const SETTLE_AGAIN_MS: u64 = 1_000;
 
 /// The settings it works with.
 #[derive(Clone, Copy, Debug)]
@@ -293,13 +288,14 @@ impl<T: Tables> Admission<T> {
     /// The storage's.
     pub fn learn(
         &mut self,
+        now_ms: u64,
         token: Option<(Ulid, u64)>,
         answer: LedgerAnswer,
-        peers: Option<&[(AgentDid, PairId)]>,
+        peers: Option<&[(AgentDid, RecordedPair)]>,
         fresh: Generation,
     ) -> Result<(), T::Error> {
         if let Some(peers) = peers.filter(|_| !self.peers_loaded) {
-            self.load_peers(peers)?;
+            self.load_peers(now_ms, peers)?;
         }
         self.revoke_agent_if(answer.agent_revoked, fresh)?;
         if !self.ledger_asked {
@@ -498,143 +494,6 @@ impl<T: Tables> Admission<T> {
         forget_at_ms.into_iter().chain(self.settle_due_ms).min()
     }
 
-    /// Takes in what the record says now of the pair with this agent. A pair that was ended here stays so.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn pair_read(
-        &mut self,
-        peer: &AgentDid,
-        recorded: Option<&PairId>,
-        fresh: Generation,
-    ) -> Result<RevokeReply, T::Error> {
-        let (_, held) = self.tables.peers(Some(peer))?;
-        let stands = match recorded {
-            Some(pair_id) if !self.tables.has_ended(peer, pair_id)? => Some(pair_id),
-            _ => None,
-        };
-        // What is not loaded yet will be read as a whole.
-        if !self.peers_loaded || held.as_ref() == stands {
-            return Ok(self.unchanged());
-        }
-        match stands {
-            Some(pair_id) => self.tables.put_peer(peer, pair_id)?,
-            None => self.tables.delete_peer(peer)?,
-        }
-        self.replace_generation(fresh, Changed::Pairs)
-    }
-
-    /// Ends the pair with this agent, on this agent's word. From then on nothing is admitted by it; the rest has to be
-    /// told (`unsettled`). Asked again before that is done, it names the same pair again.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn end_pair(
-        &mut self,
-        now_ms: u64,
-        agent: &AgentDid,
-        peer: &AgentDid,
-        fresh: Generation,
-    ) -> Result<EndPairReply, T::Error> {
-        let (_, held) = self.tables.peers(Some(peer))?;
-        let ended = match held {
-            _ if !self.peers_loaded => None,
-            Some(pair_id) => {
-                let ended = EndedPair {
-                    peer: peer.clone(),
-                    pair_id,
-                };
-                self.tables.put_ended(&ended, now_ms, Some(agent))?;
-                self.tables.delete_peer(peer)?;
-                self.settle_failures = 0;
-                self.settle_due_ms = Some(now_ms.saturating_add(SETTLE_AFTER_MS));
-                self.replace_generation(fresh, Changed::Pairs)?;
-                Some(ended.pair_id)
-            }
-            None => {
-                let unsettled = self.tables.unsettled()?;
-                let of_peer = unsettled.into_iter().find(|(_, ended)| ended.peer == *peer);
-                of_peer.map(|(_, ended)| ended.pair_id)
-            }
-        };
-        Ok(EndPairReply {
-            ended,
-            unavailable: !self.peers_loaded,
-            generation: self.generation,
-        })
-    }
-
-    /// The other side has ended this pair. `untold_by` is this agent where the record has not been told: then this object
-    /// tells it as well, so that the end outlives the loss of either object.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn pair_ended(
-        &mut self,
-        now_ms: u64,
-        ended: &EndedPair,
-        untold_by: Option<&AgentDid>,
-        fresh: Generation,
-    ) -> Result<RevokeReply, T::Error> {
-        self.tables.put_ended(ended, now_ms, untold_by)?;
-        match untold_by {
-            Some(_) => {
-                self.settle_due_ms
-                    .get_or_insert(now_ms.saturating_add(SETTLE_AFTER_MS));
-            }
-            // Whatever this object still had to tell of it, the other one has.
-            None => {
-                self.pair_settled(ended)?;
-            }
-        }
-        let (_, held) = self.tables.peers(Some(&ended.peer))?;
-        if held.as_ref() != Some(&ended.pair_id) {
-            return Ok(self.unchanged());
-        }
-        self.tables.delete_peer(&ended.peer)?;
-        self.replace_generation(fresh, Changed::Pairs)
-    }
-
-    /// Whether this object still has another pair with the same agent than this one, which has ended. The record knows whether
-    /// that is an older one, which it has not been told of.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn holds_another(&self, ended: &EndedPair) -> Result<bool, T::Error> {
-        let (_, held) = self.tables.peers(Some(&ended.peer))?;
-        Ok(held.is_some_and(|held| held != ended.pair_id))
-    }
-
-    /// Everybody has been told of the end of this pair.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn pair_settled(&mut self, ended: &EndedPair) -> Result<StoreReply, T::Error> {
-        self.tables.settle_ended(ended)?;
-        if self.tables.unsettled()?.is_empty() {
-            self.settle_due_ms = None;
-        }
-        Ok(StoreReply { stored: true })
-    }
-
-    /// The pairs that this agent has ended and of which others are to be told now, each with this agent.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn to_settle(&self, now_ms: u64) -> Result<Vec<(AgentDid, EndedPair)>, T::Error> {
-        match self.settle_due_ms {
-            Some(due_ms) if due_ms <= now_ms => self.tables.unsettled(),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Not all could be told: they are told again, each time later.
-    pub fn settling_failed(&mut self, now_ms: u64) {
-        let pause_ms = SETTLE_AGAIN_MS.saturating_mul(1 << self.settle_failures.min(6));
-        self.settle_failures = self.settle_failures.saturating_add(1);
-        self.settle_due_ms = Some(now_ms.saturating_add(pause_ms));
-    }
-
     /// The agent's generation.
     pub fn generation(&self) -> Generation {
         self.generation
@@ -718,39 +577,6 @@ impl<T: Tables> Admission<T> {
             mail: Some(mail),
             ..reply
         })
-    }
-
-    /// The agent's peers, and whether `peer` is among them. With `pair_id`, a pair under which something was let in
-    /// before: whether that has ended counts as well, as the two may have been paired anew since.
-    fn peers(&self, peer: Option<&AgentDid>, pair_id: Option<&PairId>) -> Result<PeersReply, T::Error> {
-        if !self.peers_loaded {
-            return Ok(PeersReply {
-                known: Known::Unavailable,
-                paired: peer.map(|_| Paired::Unavailable),
-            });
-        }
-        let (known, pair) = self.tables.peers(peer)?;
-        let ended = match (peer, pair_id) {
-            (Some(peer), Some(pair_id)) => self.tables.has_ended(peer, pair_id)?,
-            _ => false,
-        };
-        Ok(PeersReply {
-            known: if known { Known::Yes } else { Known::No },
-            paired: peer.map(|_| pair.filter(|_| !ended).map_or(Paired::No, Paired::Yes)),
-        })
-    }
-
-    /// The whole record, less what was ended here and is still in it.
-    fn load_peers(&mut self, peers: &[(AgentDid, PairId)]) -> Result<(), T::Error> {
-        let mut standing = Vec::with_capacity(peers.len());
-        for (peer, pair_id) in peers {
-            if !self.tables.has_ended(peer, pair_id)? {
-                standing.push((peer.clone(), pair_id.clone()));
-            }
-        }
-        self.tables.put_all_peers(&standing)?;
-        self.peers_loaded = true;
-        Ok(())
     }
 
     fn log_of(&mut self, rate: Rate) -> &mut RateLog {

@@ -283,11 +283,16 @@ fn what_mail_rests_on_is_asked_in_one_call() {
     };
     let unread = machine.check_mail(NOW_MS, &peer, &question).unwrap();
     assert_eq!(unread.peers.paired, Some(Paired::Unavailable));
+    let recorded = |n: u8| RecordedPair {
+        id: pair(n),
+        made_at_ms: NOW_MS + u64::from(n) - 1,
+    };
     machine
         .learn(
+            NOW_MS,
             None,
             LedgerAnswer::default(),
-            Some(&[(peer.clone(), pair(1))]),
+            Some(&[(peer.clone(), recorded(1))]),
             generation(1),
         )
         .unwrap();
@@ -302,8 +307,13 @@ fn what_mail_rests_on_is_asked_in_one_call() {
         ..revocation(false, &[(3, NOW_MS + 9)])
     };
     machine.revoke(&unconfirmed, generation(1)).unwrap();
-    machine.end_pair(NOW_MS, &agent(), &peer, generation(1)).unwrap();
-    machine.pair_read(&peer, Some(&pair(2)), generation(1)).unwrap();
+    machine
+        .end_pair(NOW_MS, &agent(), &peer, false, generation(1))
+        .unwrap();
+    let second = recorded(2);
+    machine
+        .pair_read(NOW_MS, &agent(), &peer, Some(&second), generation(1))
+        .unwrap();
     machine.end_session(NOW_MS + 7, generation(4)).unwrap();
     for _ in 0..2 {
         let reply = machine.check_mail(NOW_MS, &peer, &question).unwrap();
@@ -356,7 +366,13 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_reissued: false,
     };
     machine
-        .learn(Some((jti(1), NOW_MS + 5)), answer, Some(&[]), generation(1))
+        .learn(
+            NOW_MS,
+            Some((jti(1), NOW_MS + 5)),
+            answer,
+            Some(&[]),
+            generation(1),
+        )
         .unwrap();
     machine = wake(&storage, NOW_MS);
     assert!(!machine.needs_ledger(Some(jti(1))) && !machine.needs_ledger(None));
@@ -371,7 +387,9 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_lifted: false,
         token_reissued: false,
     };
-    machine.learn(None, answer, Some(&[]), generation(2)).unwrap();
+    machine
+        .learn(NOW_MS, None, answer, Some(&[]), generation(2))
+        .unwrap();
     assert_eq!(
         machine.check(NOW_MS, None, None, None).unwrap().revoked,
         Some(RevokedWhat::Agent)
@@ -386,6 +404,7 @@ fn sightings_are_bounded_and_the_first_to_expire_goes() {
     for n in 0..count {
         machine
             .learn(
+                NOW_MS,
                 Some((nth(n), NOW_MS + n)),
                 LedgerAnswer::default(),
                 Some(&[]),
@@ -601,7 +620,9 @@ fn the_ledger_tells_a_lost_object_of_a_lift() {
         token_reissued: false,
     };
     let token = Some((jti(1), NOW_MS + 1_000_000));
-    machine.learn(token, answer, Some(&[]), generation(2)).unwrap();
+    machine
+        .learn(NOW_MS, token, answer, Some(&[]), generation(2))
+        .unwrap();
     let reply = machine.admit(NOW_MS, &request(NOW_S, 1, 1)).unwrap();
     assert!(
         matches!(

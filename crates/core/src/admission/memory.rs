@@ -28,6 +28,7 @@ struct Data {
     peers: HashMap<AgentDid, PairId>,
     /// When, and who is to tell the others.
     ended: HashMap<(AgentDid, PairId), (u64, Option<AgentDid>)>,
+    removed_until: HashMap<AgentDid, u64>,
     confirmed: HashMap<(String, String), u64>,
 }
 
@@ -271,6 +272,17 @@ impl Tables for Memory {
         Ok(())
     }
 
+    fn put_removed_until(&self, peer: &AgentDid, until_ms: u64) -> Result<(), Infallible> {
+        let removed = &mut self.0.borrow_mut().removed_until;
+        let known = removed.entry(peer.clone()).or_insert(until_ms);
+        *known = until_ms.max(*known);
+        Ok(())
+    }
+
+    fn removed_until_ms(&self, peer: &AgentDid) -> Result<Option<u64>, Infallible> {
+        Ok(self.0.borrow().removed_until.get(peer).copied())
+    }
+
     fn settle_ended(&self, ended: &EndedPair) -> Result<(), Infallible> {
         let key = (ended.peer.clone(), ended.pair_id.clone());
         if let Some((_, unsettled)) = self.0.borrow_mut().ended.get_mut(&key) {
@@ -331,9 +343,9 @@ impl Tables for Memory {
     }
 
     fn sweep_ended(&self, before_ms: u64) -> Result<(), Infallible> {
-        self.0
-            .borrow_mut()
-            .ended
+        let mut data = self.0.borrow_mut();
+        data.removed_until.retain(|_, until_ms| *until_ms >= before_ms);
+        data.ended
             .retain(|_, (at_ms, untold_by)| untold_by.is_some() || *at_ms >= before_ms);
         Ok(())
     }

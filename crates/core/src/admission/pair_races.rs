@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::memory::Memory;
 use super::unconfirmed::TokenLimits;
-use super::{Admission, EndedPair, Generation, LedgerAnswer, Limits, PairId, Paired};
+use super::{Admission, EndedPair, Generation, LedgerAnswer, Limits, PairId, Paired, RecordedPair};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::testing::agent;
 
@@ -70,12 +70,22 @@ fn step() -> impl Strategy<Value = Step> {
 /// What is under way, with what it has learned so far.
 #[derive(Clone, Debug)]
 enum Task {
+    /// A ticket is confirmed: the pair is written, then both objects are told.
+    Confirm(RecordedPair),
+    /// An agent ends the pair; an object that holds none has read the record at this number of changes.
+    Remove {
+        side: usize,
+        begun_at: u64,
+        life: u64,
+        read: Option<(u64, Option<RecordedPair>)>,
+    },
     /// An object is told to read a pair; then the record is told that it was.
     Tell { side: usize, id: PairId, at: Tell },
     /// The end of a pair on its way to the record, to the other object, to the record again, and back.
     Settle {
         side: usize,
         id: PairId,
+        until_ms: u64,
         recorded: Option<bool>,
         told: Told,
     },
@@ -85,7 +95,7 @@ enum Task {
     Load {
         side: usize,
         life: u64,
-        read: Option<(u64, Option<PairId>)>,
+        read: Option<(u64, Option<RecordedPair>)>,
     },
 }
 
@@ -106,7 +116,7 @@ enum Tell {
     Apply {
         life: u64,
         changes: u64,
-        read: Option<PairId>,
+        read: Option<RecordedPair>,
     },
     Told,
 }
@@ -121,13 +131,17 @@ struct Object {
 
 struct World {
     /// The pair, as each agent's row has it, and whether that agent's object is still to be told.
-    record: [Option<(PairId, bool)>; 2],
+    record: [Option<(RecordedPair, bool)>; 2],
     /// Ends of which that agent's object is not known to have been told.
     untold_ends: [HashSet<PairId>; 2],
     record_answers: bool,
     objects: [Object; 2],
     tasks: Vec<Task>,
-    /// Removals that were answered, with who knows of them.
+    /// Every step takes some time.
+    now_ms: u64,
+    /// All pairs that were ever in the record, each with when it came there.
+    confirmed: Vec<(PairId, u64)>,
+    /// Pairs whose removal was answered, with who knows of it.
     removed: HashMap<PairId, KnownBy>,
     random: u64,
 }
@@ -161,6 +175,8 @@ impl World {
             record_answers: true,
             objects: [object(), object()],
             tasks: Vec::new(),
+            now_ms: 1,
+            confirmed: Vec::new(),
             removed: HashMap::new(),
             random: 0,
         }
@@ -187,19 +203,22 @@ impl World {
     }
 
     fn live(&mut self, step: &Step) {
+        self.now_ms += 1;
         match step {
-            Step::Confirm if self.record_answers => {
+            Step::Confirm => {
                 self.random += 1;
                 let id = PairId::parse(&format!("p{}", self.random)).unwrap();
-                self.record = [Some((id.clone(), true)), Some((id.clone(), true))];
-                self.tasks.extend((0..2).map(|side| Task::Tell {
-                    side,
-                    id: id.clone(),
-                    at: Tell::Call,
+                self.tasks.push(Task::Confirm(RecordedPair {
+                    id,
+                    made_at_ms: self.now_ms,
                 }));
             }
-            Step::Confirm => {}
-            Step::Remove(side) => self.remove(*side),
+            Step::Remove(side) => self.tasks.push(Task::Remove {
+                side: *side,
+                begun_at: self.now_ms,
+                life: self.objects[*side].life,
+                read: None,
+            }),
             Step::Message(side) => match self.held(*side) {
                 Paired::Unavailable => self.load(*side),
                 Paired::Yes(id) => {
@@ -252,26 +271,85 @@ impl World {
         object.changes = 0;
     }
 
-    fn remove(&mut self, side: usize) {
-        let fresh = self.fresh();
-        let object = &mut self.objects[side];
-        object.changes += 1;
-        let ended = object
-            .machine
-            .end_pair(0, &Self::did(side), &Self::peer(side), fresh)
-            .unwrap();
-        if ended.unavailable {
-            return self.load(side);
-        }
-        if let Some(id) = ended.ended {
-            self.knows(&id, side);
-            self.tasks.push(Task::Settle {
+    fn confirm(&mut self, pair: RecordedPair) -> Option<Task> {
+        if self.record_answers {
+            self.confirmed.push((pair.id.clone(), self.now_ms));
+            self.tasks.extend((0..2).map(|side| Task::Tell {
                 side,
-                id,
-                recorded: None,
-                told: Told::Nobody,
+                id: pair.id.clone(),
+                at: Tell::Call,
+            }));
+            self.record = [Some((pair.clone(), true)), Some((pair, true))];
+        }
+        None
+    }
+
+    /// What the client asks of an object; `told` is false where its answer is lost.
+    fn remove(
+        &mut self,
+        side: usize,
+        begun_at: u64,
+        life: u64,
+        read: Option<(u64, Option<RecordedPair>)>,
+    ) -> Option<Task> {
+        if self.objects[side].life != life {
+            return None;
+        }
+        if !self.objects[side].machine.peers_loaded() {
+            self.load(side);
+            return None;
+        }
+        let holds = self.objects[side].machine.holds(&Self::peer(side)).unwrap();
+        let is_fresh = read
+            .as_ref()
+            .is_some_and(|(changes, _)| *changes == self.objects[side].changes);
+        if !holds && !is_fresh && self.record_answers {
+            if read.is_none() {
+                self.objects[side].changes += 1;
+            }
+            let read = Some((self.objects[side].changes, self.recorded(side)));
+            return Some(Task::Remove {
+                side,
+                begun_at,
+                life,
+                read,
             });
         }
+        if let Some((_, recorded)) = read.filter(|_| !holds && is_fresh) {
+            self.pair_read(side, recorded.as_ref());
+        } else if holds {
+            self.objects[side].changes += 1;
+        }
+        let (fresh, now_ms) = (self.fresh(), self.now_ms);
+        let ended = self.objects[side]
+            .machine
+            .end_pair(now_ms, &Self::did(side), &Self::peer(side), is_fresh, fresh)
+            .unwrap();
+        let id = ended.ended.filter(|_| !ended.unavailable)?;
+        let before = self.confirmed.iter().filter(|(_, at_ms)| *at_ms < begun_at);
+        let before: Vec<PairId> = before.map(|(id, _)| id.clone()).collect();
+        for removed in before.iter().chain([&id]) {
+            self.knows(removed, side);
+        }
+        self.tasks.push(Task::Settle {
+            side,
+            id,
+            until_ms: ended.until_ms,
+            recorded: None,
+            told: Told::Nobody,
+        });
+        None
+    }
+
+    fn recorded(&self, side: usize) -> Option<RecordedPair> {
+        self.record[side].as_ref().map(|(pair, _)| pair.clone())
+    }
+
+    fn pair_read(&mut self, side: usize, read: Option<&RecordedPair>) {
+        let (fresh, now_ms) = (self.fresh(), self.now_ms);
+        let (did, peer) = (Self::did(side), Self::peer(side));
+        let machine = &mut self.objects[side].machine;
+        machine.pair_read(now_ms, &did, &peer, read, fresh).unwrap();
     }
 
     fn knows(&mut self, id: &PairId, side: usize) {
@@ -279,11 +357,12 @@ impl World {
     }
 
     fn alarm(&mut self, side: usize) {
-        for (agent, ended) in self.objects[side].machine.to_settle(LATER_MS).unwrap() {
-            assert_eq!((agent, ended.peer), (Self::did(side), Self::peer(side)));
+        for due in self.objects[side].machine.to_settle(LATER_MS).unwrap() {
+            assert_eq!((due.agent, due.ended.peer), (Self::did(side), Self::peer(side)));
             self.tasks.push(Task::Settle {
                 side,
-                id: ended.pair_id,
+                id: due.ended.pair_id,
+                until_ms: due.until_ms,
                 recorded: None,
                 told: Told::Nobody,
             });
@@ -292,10 +371,10 @@ impl World {
 
     fn minute(&mut self) {
         for side in 0..2 {
-            if let Some((id, true)) = self.record[side].clone() {
+            if let Some((pair, true)) = self.record[side].clone() {
                 self.tasks.push(Task::Tell {
                     side,
-                    id,
+                    id: pair.id,
                     at: Tell::Call,
                 });
             }
@@ -310,17 +389,34 @@ impl World {
 
     /// The next step of a piece of work; none where it is over, or lost.
     fn go_on(&mut self, task: Task, loss: Loss) -> Option<Task> {
+        self.now_ms += 1;
         if loss == Loss::Before {
             return None;
         }
         let next = match task {
+            Task::Confirm(pair) => {
+                let told = self.tasks.len();
+                self.confirm(pair);
+                // Its Worker is gone, and the objects are told by somebody else.
+                if loss == Loss::After {
+                    self.tasks.truncate(told);
+                }
+                None
+            }
+            Task::Remove {
+                side,
+                begun_at,
+                life,
+                read,
+            } => self.remove(side, begun_at, life, read),
             Task::Tell { side, id, at } => self.tell(side, id, at),
             Task::Settle {
                 side,
                 id,
+                until_ms,
                 recorded,
                 told,
-            } => self.settle(side, id, recorded, told),
+            } => self.settle(side, id, until_ms, recorded, told),
             Task::TellEnd { side, id, told } => self.tell_end(side, id, told),
             Task::Load { side, life, read } => self.read_all(side, life, read),
         };
@@ -341,12 +437,11 @@ impl World {
                 if !self.record_answers {
                     return None;
                 }
-                let read = self.record[side].as_ref().map(|(id, _)| id.clone());
+                let read = self.recorded(side);
                 Tell::Apply { life, changes, read }
             }
             Tell::Apply { life, changes, read } => {
-                let fresh = self.fresh();
-                let object = &mut self.objects[side];
+                let object = &self.objects[side];
                 if object.life != life {
                     return None;
                 }
@@ -356,16 +451,13 @@ impl World {
                         changes: object.changes,
                     }
                 } else {
-                    object
-                        .machine
-                        .pair_read(&Self::peer(side), read.as_ref(), fresh)
-                        .unwrap();
+                    self.pair_read(side, read.as_ref());
                     Tell::Told
                 }
             }
             Tell::Told => {
                 match &mut self.record[side] {
-                    Some((recorded, untold)) if self.record_answers && *recorded == id => *untold = false,
+                    Some((recorded, untold)) if self.record_answers && recorded.id == id => *untold = false,
                     _ => {}
                 }
                 return None;
@@ -374,16 +466,29 @@ impl World {
         Some(Task::Tell { side, id, at })
     }
 
-    fn settle(&mut self, side: usize, id: PairId, recorded: Option<bool>, told: Told) -> Option<Task> {
+    fn settle(
+        &mut self,
+        side: usize,
+        id: PairId,
+        until_ms: u64,
+        recorded: Option<bool>,
+        told: Told,
+    ) -> Option<Task> {
         let Some(recorded) = recorded else {
             if self.record_answers {
-                let has = |row: &Option<(PairId, bool)>| row.as_ref().is_some_and(|(had, _)| *had == id);
-                if self.record.iter().any(has) {
-                    self.untold_ends[1 - side].insert(id.clone());
-                }
+                let is_over = |pair: &RecordedPair| pair.id == id || pair.made_at_ms <= until_ms;
                 for row in &mut self.record {
-                    if has(row) {
-                        *row = None;
+                    let Some((pair, _)) = row.take_if(|(pair, _)| is_over(pair)) else {
+                        continue;
+                    };
+                    self.removed.entry(pair.id.clone()).or_default().record = true;
+                    // Each that ended is told of by itself.
+                    if self.untold_ends[1 - side].insert(pair.id.clone()) && pair.id != id {
+                        self.tasks.push(Task::TellEnd {
+                            side: 1 - side,
+                            id: pair.id,
+                            told: false,
+                        });
                     }
                 }
                 self.removed.entry(id.clone()).or_default().record = true;
@@ -392,12 +497,13 @@ impl World {
             return Some(Task::Settle {
                 side,
                 id,
+                until_ms,
                 recorded,
                 told,
             });
         };
         let told = match told {
-            Told::Nobody if self.end(1 - side, &id, !recorded) => Told::Peer,
+            Told::Nobody if self.end(1 - side, &id, until_ms, !recorded) => Told::Peer,
             Told::Nobody => return None,
             Told::Peer if !recorded || !self.record_answers => return None,
             Told::Peer => {
@@ -418,6 +524,7 @@ impl World {
         Some(Task::Settle {
             side,
             id,
+            until_ms,
             recorded: Some(recorded),
             told,
         })
@@ -430,13 +537,13 @@ impl World {
             }
             return None;
         }
-        self.end(side, &id, false)
+        self.end(side, &id, 0, false)
             .then_some(Task::TellEnd { side, id, told: true })
     }
 
     /// An object is told that the other side has ended a pair. False where it could not do all of it.
-    fn end(&mut self, side: usize, id: &PairId, unrecorded: bool) -> bool {
-        let fresh = self.fresh();
+    fn end(&mut self, side: usize, id: &PairId, until_ms: u64, unrecorded: bool) -> bool {
+        let (fresh, now_ms) = (self.fresh(), self.now_ms);
         let ended = EndedPair {
             peer: Self::peer(side),
             pair_id: id.clone(),
@@ -446,7 +553,7 @@ impl World {
         let untold_by = unrecorded.then(|| Self::did(side));
         object
             .machine
-            .pair_ended(0, &ended, untold_by.as_ref(), fresh)
+            .pair_ended(now_ms, &ended, until_ms, untold_by.as_ref(), fresh)
             .unwrap();
         self.knows(id, side);
         self.reads_another(side, &ended)
@@ -460,34 +567,31 @@ impl World {
         if !self.record_answers {
             return false;
         }
-        let read = self.record[side].as_ref().map(|(id, _)| id.clone());
-        let fresh = self.fresh();
-        let object = &mut self.objects[side];
-        object.changes += 1;
-        object
-            .machine
-            .pair_read(&Self::peer(side), read.as_ref(), fresh)
-            .unwrap();
+        let read = self.recorded(side);
+        self.objects[side].changes += 1;
+        self.pair_read(side, read.as_ref());
         true
     }
 
-    fn read_all(&mut self, side: usize, life: u64, read: Option<(u64, Option<PairId>)>) -> Option<Task> {
+    fn read_all(
+        &mut self,
+        side: usize,
+        life: u64,
+        read: Option<(u64, Option<RecordedPair>)>,
+    ) -> Option<Task> {
         if self.objects[side].life != life {
             return None;
         }
         let read = match read {
             None if !self.record_answers => return None,
-            None => Some((
-                self.objects[side].changes,
-                self.record[side].as_ref().map(|(id, _)| id.clone()),
-            )),
+            None => Some((self.objects[side].changes, self.recorded(side))),
             Some((changes, _)) if self.objects[side].changes != changes => None,
-            Some((_, id)) => {
-                let peers: Vec<_> = id.map(|id| (Self::peer(side), id)).into_iter().collect();
-                let fresh = self.fresh();
+            Some((_, pair)) => {
+                let peers: Vec<_> = pair.map(|pair| (Self::peer(side), pair)).into_iter().collect();
+                let (fresh, now_ms) = (self.fresh(), self.now_ms);
                 let machine = &mut self.objects[side].machine;
                 machine
-                    .learn(None, LedgerAnswer::default(), Some(&peers), fresh)
+                    .learn(now_ms, None, LedgerAnswer::default(), Some(&peers), fresh)
                     .unwrap();
                 return None;
             }
@@ -530,7 +634,7 @@ proptest! {
             world.live(&Step::Message(side));
             let recorded = world.record[side].clone();
             prop_assert_eq!(recorded.as_ref().map(|(_, untold)| *untold).unwrap_or(false), false, "a row stays untold");
-            let expected = recorded.map_or(Paired::No, |(id, _)| Paired::Yes(id));
+            let expected = recorded.map_or(Paired::No, |(pair, _)| Paired::Yes(pair.id));
             if let Paired::Yes(id) = &expected {
                 prop_assert!(!world.removed.contains_key(id), "a pair that was removed is in the record");
             }

@@ -59,6 +59,15 @@ impl<'de> Deserialize<'de> for PairId {
     }
 }
 
+/// A pair as the record has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedPair {
+    /// Its id.
+    pub id: PairId,
+    /// When it was confirmed, Unix milliseconds.
+    pub made_at_ms: u64,
+}
+
 /// Whether an agent has a pair here at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -179,6 +179,7 @@ impl World {
                 let expiry_ms = self.now_ms + 1_000_000;
                 self.machine
                     .learn(
+                        self.now_ms,
                         Some((jti(token), expiry_ms)),
                         LedgerAnswer::default(),
                         Some(&[]),

@@ -261,6 +261,12 @@ pub trait Tables {
         untold_by: Option<&AgentDid>,
     ) -> Result<(), Self::Error>;
 
+    /// Every pair with this agent that was made until this time has ended. The later of two times counts.
+    fn put_removed_until(&self, peer: &AgentDid, until_ms: u64) -> Result<(), Self::Error>;
+
+    /// See `put_removed_until`.
+    fn removed_until_ms(&self, peer: &AgentDid) -> Result<Option<u64>, Self::Error>;
+
     /// Everybody was told of the end of this pair.
     fn settle_ended(&self, ended: &EndedPair) -> Result<(), Self::Error>;
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::admission::machine::{KEEP_CONFIRMED_MS, Limits};
 use crate::admission::memory::Memory;
-use crate::admission::{Admission, Generation, PairId};
+use crate::admission::{Admission, Generation, PairId, RecordedPair};
 
 const START: u64 = 1_700_000_000_000;
 const TOKENS: TokenLimits = TokenLimits {
@@ -221,15 +221,22 @@ fn a_peer_whose_pair_has_ended_was_met() {
     let storage = Memory::default();
     let mut machine = machine(&storage, START);
     let fresh = Generation::from_random([2; 8]);
+    let pair = RecordedPair {
+        id: PairId::unnumbered(),
+        made_at_ms: START,
+    };
     machine
         .learn(
+            START,
             None,
             crate::admission::LedgerAnswer::default(),
-            Some(&[(agent(1), PairId::unnumbered())]),
+            Some(&[(agent(1), pair)]),
             fresh,
         )
         .unwrap();
-    machine.end_pair(START, &agent(0), &agent(1), fresh).unwrap();
+    machine
+        .end_pair(START, &agent(0), &agent(1), false, fresh)
+        .unwrap();
     for (peer, expect) in [(1, true), (2, false)] {
         let reply = machine.check(START, None, Some(&agent(peer)), None).unwrap();
         assert_eq!(reply.met, expect);

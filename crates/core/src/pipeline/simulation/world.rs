@@ -15,7 +15,7 @@ use super::gate::Gate;
 use super::isolate::Isolate;
 use crate::admission::memory::Memory;
 use crate::admission::unconfirmed::TokenLimits;
-use crate::admission::{Admission as Object, LedgerAnswer, Limits, PairId};
+use crate::admission::{Admission as Object, LedgerAnswer, Limits, PairId, RecordedPair};
 
 mod calls;
 mod events;
@@ -40,8 +40,11 @@ fn peer() -> AgentDid {
     clawdentity_protocol::testing::agent(99)
 }
 
-pub fn pair_id(n: u8) -> PairId {
-    PairId::parse(&format!("pair-{n}")).unwrap()
+pub fn recorded_pair(n: u8) -> RecordedPair {
+    RecordedPair {
+        id: PairId::parse(&format!("pair-{n}")).unwrap(),
+        made_at_ms: 0,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,9 +158,9 @@ impl World {
             let storage = Memory::default();
             let fresh = Generation::from_random([n as u8; 8]);
             let mut object = Object::wake(storage.clone(), LIMITS, START_MS, fresh).unwrap();
-            let peers = [(peer(), pair_id(0))];
+            let peers = [(peer(), recorded_pair(0))];
             object
-                .learn(None, LedgerAnswer::default(), Some(&peers), fresh)
+                .learn(0, None, LedgerAnswer::default(), Some(&peers), fresh)
                 .unwrap();
             Agent {
                 did: ait.sub.clone(),

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::super::fixtures::{KIDS, Proven};
 use super::super::gate::Gate;
 use super::super::isolate::Isolate;
-use super::{BUDGET_MS, LIMITS, Mode, ProofHeaders, Rc, World, pair_id};
+use super::{BUDGET_MS, LIMITS, Mode, ProofHeaders, Rc, World, recorded_pair};
 use crate::admission::{Admission as Object, Changed, RevokeRequest};
 use crate::budget::Budget;
 
@@ -70,8 +70,11 @@ impl World {
         let peer = self.peer_of(at);
         let mut agent = self.agent(at);
         agent.pairs = agent.pairs.wrapping_add(1);
-        let pair = pair_id(agent.pairs);
-        agent.object.pair_read(&peer, Some(&pair), fresh).unwrap();
+        let (did, pair) = (agent.did.clone(), recorded_pair(agent.pairs));
+        agent
+            .object
+            .pair_read(0, &did, &peer, Some(&pair), fresh)
+            .unwrap();
     }
 
     pub fn revoke(&self) {
