@@ -298,7 +298,7 @@ impl ProxyTrustState {
                 self.with_awake(app, |awake, now_ms| {
                     awake
                         .machine
-                        .learn(now_ms, token, ledger, peers.as_deref(), fresh)
+                        .learn(now_ms, agent, token, ledger, peers.as_deref(), fresh)
                 })
             }
             Err(error) => {

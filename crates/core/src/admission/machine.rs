@@ -289,13 +289,14 @@ impl<T: Tables> Admission<T> {
     pub fn learn(
         &mut self,
         now_ms: u64,
+        agent: &AgentDid,
         token: Option<(Ulid, u64)>,
         answer: LedgerAnswer,
         peers: Option<&[(AgentDid, RecordedPair)]>,
         fresh: Generation,
     ) -> Result<(), T::Error> {
         if let Some(peers) = peers.filter(|_| !self.peers_loaded) {
-            self.load_peers(now_ms, peers)?;
+            self.load_peers(now_ms, agent, peers)?;
         }
         self.revoke_agent_if(answer.agent_revoked, fresh)?;
         if !self.ledger_asked {

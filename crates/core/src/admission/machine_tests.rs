@@ -290,6 +290,7 @@ fn what_mail_rests_on_is_asked_in_one_call() {
     machine
         .learn(
             NOW_MS,
+            &agent(),
             None,
             LedgerAnswer::default(),
             Some(&[(peer.clone(), recorded(1))]),
@@ -368,6 +369,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
     machine
         .learn(
             NOW_MS,
+            &agent(),
             Some((jti(1), NOW_MS + 5)),
             answer,
             Some(&[]),
@@ -388,7 +390,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_reissued: false,
     };
     machine
-        .learn(NOW_MS, None, answer, Some(&[]), generation(2))
+        .learn(NOW_MS, &agent(), None, answer, Some(&[]), generation(2))
         .unwrap();
     assert_eq!(
         machine.check(NOW_MS, None, None, None).unwrap().revoked,
@@ -405,6 +407,7 @@ fn sightings_are_bounded_and_the_first_to_expire_goes() {
         machine
             .learn(
                 NOW_MS,
+                &agent(),
                 Some((nth(n), NOW_MS + n)),
                 LedgerAnswer::default(),
                 Some(&[]),
@@ -621,7 +624,7 @@ fn the_ledger_tells_a_lost_object_of_a_lift() {
     };
     let token = Some((jti(1), NOW_MS + 1_000_000));
     machine
-        .learn(NOW_MS, token, answer, Some(&[]), generation(2))
+        .learn(NOW_MS, &agent(), token, answer, Some(&[]), generation(2))
         .unwrap();
     let reply = machine.admit(NOW_MS, &request(NOW_S, 1, 1)).unwrap();
     assert!(

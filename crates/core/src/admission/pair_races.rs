@@ -588,10 +588,10 @@ impl World {
             Some((changes, _)) if self.objects[side].changes != changes => None,
             Some((_, pair)) => {
                 let peers: Vec<_> = pair.map(|pair| (Self::peer(side), pair)).into_iter().collect();
-                let (fresh, now_ms) = (self.fresh(), self.now_ms);
+                let (fresh, now_ms, did) = (self.fresh(), self.now_ms, Self::did(side));
                 let machine = &mut self.objects[side].machine;
                 machine
-                    .learn(now_ms, None, LedgerAnswer::default(), Some(&peers), fresh)
+                    .learn(now_ms, &did, None, LedgerAnswer::default(), Some(&peers), fresh)
                     .unwrap();
                 return None;
             }

@@ -55,14 +55,7 @@ impl<T: Tables> Admission<T> {
         {
             match self.is_removed(now_ms, peer, pair)? {
                 false => stands = Some(&pair.id),
-                true => {
-                    let ended = EndedPair {
-                        peer: peer.clone(),
-                        pair_id: pair.id.clone(),
-                    };
-                    self.tables.put_ended(&ended, now_ms, Some(agent))?;
-                    self.settle_due_ms.get_or_insert(now_ms);
-                }
+                true => self.end_late(now_ms, agent, peer, pair)?,
             }
         }
         // What is not loaded yet will be read as a whole.
@@ -239,16 +232,38 @@ impl<T: Tables> Admission<T> {
     pub(super) fn load_peers(
         &mut self,
         now_ms: u64,
+        agent: &AgentDid,
         peers: &[(AgentDid, RecordedPair)],
     ) -> Result<(), T::Error> {
         let mut standing = Vec::with_capacity(peers.len());
         for (peer, pair) in peers {
-            if !self.tables.has_ended(peer, &pair.id)? && !self.is_removed(now_ms, peer, pair)? {
-                standing.push((peer.clone(), pair.id.clone()));
+            if self.tables.has_ended(peer, &pair.id)? {
+                continue;
+            }
+            match self.is_removed(now_ms, peer, pair)? {
+                false => standing.push((peer.clone(), pair.id.clone())),
+                true => self.end_late(now_ms, agent, peer, pair)?,
             }
         }
         self.tables.put_all_peers(&standing)?;
         self.peers_loaded = true;
+        Ok(())
+    }
+
+    /// A pair of which this object hears only after the removal that ended it: it is ended everywhere.
+    fn end_late(
+        &mut self,
+        now_ms: u64,
+        agent: &AgentDid,
+        peer: &AgentDid,
+        pair: &RecordedPair,
+    ) -> Result<(), T::Error> {
+        let ended = EndedPair {
+            peer: peer.clone(),
+            pair_id: pair.id.clone(),
+        };
+        self.tables.put_ended(&ended, now_ms, Some(agent))?;
+        self.settle_due_ms.get_or_insert(now_ms);
         Ok(())
     }
 

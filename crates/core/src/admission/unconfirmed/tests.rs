@@ -228,6 +228,7 @@ fn a_peer_whose_pair_has_ended_was_met() {
     machine
         .learn(
             START,
+            &agent(0),
             None,
             crate::admission::LedgerAnswer::default(),
             Some(&[(agent(1), pair)]),

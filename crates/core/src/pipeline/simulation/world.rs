@@ -160,7 +160,7 @@ impl World {
             let mut object = Object::wake(storage.clone(), LIMITS, START_MS, fresh).unwrap();
             let peers = [(peer(), recorded_pair(0))];
             object
-                .learn(0, None, LedgerAnswer::default(), Some(&peers), fresh)
+                .learn(0, &ait.sub, None, LedgerAnswer::default(), Some(&peers), fresh)
                 .unwrap();
             Agent {
                 did: ait.sub.clone(),
