@@ -80,6 +80,7 @@ async fn answer(app: &App, question: &Question, recipient: &AgentDid) -> Option<
         unconfirmed: reply.unconfirmed,
         generation: reply.generation,
         session_ended_at_ms: reply.session_ended_at_ms,
+        session_unconfirmed: reply.session_unconfirmed,
         paired: reply.peers.paired.unwrap_or_default(),
         tokens: question.tokens.iter().map(has_ended).collect(),
         pairs: question.pairs.iter().map(pair_has_ended).collect(),

@@ -322,6 +322,12 @@ impl<'a> Work<'a> {
         if strike.revoke_agent || !strike.tokens.is_empty() {
             client::revoke(self.app, self.request(strike, false)).await?;
         }
+        if strike.session_ended && self.is_by_owner(strike) {
+            let ended = self.recorded.iter().flat_map(|recorded| &recorded.sessions_ended);
+            let of_agent = ended.filter(|(agent, _)| *agent == strike.agent);
+            let at_ms = of_agent.map(|(_, at_ms)| *at_ms).max();
+            client::session_ended(self.app, &strike.agent, at_ms).await?;
+        }
         if strike.revoke_agent {
             let which = RevokedSockets::Agent;
             relay::client::call(self.app, &strike.agent, RelayCall::RevokeSockets { which }).await?;
@@ -347,8 +353,7 @@ impl<'a> Work<'a> {
                 .changed;
         }
         if strike.session_ended {
-            let by_owner = order.is_some_and(|order| order.reason.as_deref() == Some(OWNER_AUTH_REVOKE));
-            client::end_session(self.app, &strike.agent, by_owner).await?;
+            client::end_session(self.app, &strike.agent, self.is_by_owner(strike)).await?;
         }
         let applied_at_ms = self.app.now_ms();
         let fields = json!({
@@ -364,6 +369,12 @@ impl<'a> Work<'a> {
         });
         self.app.log.info("proxy.revocation.applied", fields);
         Ok(())
+    }
+
+    /// Mail that was accepted under a session that the owner has ended is not carried any more.
+    fn is_by_owner(&self, strike: &Strike) -> bool {
+        let order = self.orders.get(strike.order);
+        order.is_some_and(|order| order.reason.as_deref() == Some(OWNER_AUTH_REVOKE))
     }
 
     fn request(&self, strike: &Strike, unconfirmed: bool) -> RevokeRequest {

@@ -305,6 +305,18 @@ pub async fn end_session(app: &App, agent: &AgentDid, by_owner: bool) -> Result<
     call::<RevokeReply>(app, agent.ulid(), &end).await.map(|_| ())
 }
 
+/// Tells an agent's object when its owner ended its session, as the ledger says.
+///
+/// # Errors
+/// No answer: it must be tried again.
+pub async fn session_ended(app: &App, agent: &AgentDid, at_ms: Option<u64>) -> Result<(), TrustUnavailable> {
+    let ended = TrustCall::SessionEnded {
+        agent: agent.clone(),
+        at_ms,
+    };
+    call::<StoreReply>(app, agent.ulid(), &ended).await.map(|_| ())
+}
+
 /// Voids what is cached about an agent and may have changed. Returns the generation that is now in force, for the
 /// agent's relay session.
 ///

@@ -55,6 +55,8 @@ pub struct Recorded {
     pub lifted_agents: Vec<AgentDid>,
     /// Likewise.
     pub lifted_tokens: Vec<Ulid>,
+    /// When the owners of the agents whose sessions were named last ended these, Unix milliseconds.
+    pub sessions_ended: Vec<(AgentDid, u64)>,
     /// Whose the tokens are that were named, of those that were ever shown here.
     pub owners: Vec<(Ulid, AgentDid)>,
 }
@@ -116,6 +118,10 @@ pub async fn first_sight(
         match row.kind.as_str() {
             "agent" => answer.agent_revoked = true,
             "lifted" => answer.token_lifted = true,
+            "session" => {
+                let at_ms = row.expires_at_ms.map(|at_ms| at_ms as u64);
+                answer.session_ended_at_ms = answer.session_ended_at_ms.max(at_ms);
+            }
             _ => {
                 answer.token_revoked_until_ms = Some(kept_until_ms(row.expires_at_ms));
                 answer.token_reissued = row.reason.as_deref() == Some(REISSUED);
@@ -147,6 +153,12 @@ pub async fn record(app: &App, entries: &[Entry<'_>]) -> Result<Recorded, DbErro
         subject: String,
     }
 
+    #[derive(Deserialize)]
+    struct Session {
+        agent_did: String,
+        at_ms: f64,
+    }
+
     let Some(named) = named(entries) else {
         return Ok(Recorded::default());
     };
@@ -157,7 +169,8 @@ pub async fn record(app: &App, entries: &[Entry<'_>]) -> Result<Recorded, DbErro
     }
     let lifted_at = statements.len();
     statements.push(Sql::new(statements::EVER_LIFTED, [named.clone()]));
-    statements.push(Sql::new(statements::OWNERS, [named]));
+    statements.push(Sql::new(statements::OWNERS, [named.clone()]));
+    statements.push(Sql::new(statements::SESSIONS_ENDED, [named]));
     let results = batch(app, app.config.trust.write_timeout_ms, statements).await?;
     let mut recorded = Recorded {
         latest_before: feed::latest_of(&results, 0)?,
@@ -169,6 +182,12 @@ pub async fn record(app: &App, entries: &[Entry<'_>]) -> Result<Recorded, DbErro
             "agent" => recorded.lifted_agents.extend(AgentDid::parse(&row.subject)),
             _ => recorded.lifted_tokens.extend(Ulid::parse(&row.subject)),
         }
+    }
+    for row in d1::rows::<Session>(&results, lifted_at + 2)? {
+        let agent = AgentDid::parse(&row.agent_did).ok();
+        recorded
+            .sessions_ended
+            .extend(agent.map(|agent| (agent, row.at_ms as u64)));
     }
     Ok(recorded)
 }

@@ -133,7 +133,10 @@ impl ProxyTrustState {
             }
             TrustCall::ReplaceGeneration { by_owner: true, .. } => {
                 let fresh = fresh(&app)?;
-                self.step(&app, |machine, now_ms| machine.end_session(now_ms, fresh))
+                self.step(&app, |machine, _| machine.hold_session(fresh))
+            }
+            TrustCall::SessionEnded { at_ms, .. } => {
+                self.step(&app, |machine, _| machine.session_ended(at_ms))
             }
             TrustCall::ReplaceGeneration { changed, .. } => {
                 let fresh = fresh(&app)?;

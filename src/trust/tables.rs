@@ -59,6 +59,8 @@ const LEDGER_ASKED: &str = "ledger_asked";
 const FORGOTTEN_THROUGH: &str = "forgotten_through";
 /// A revocation was written that the ledger has not confirmed yet.
 const UNCONFIRMED: &str = "unconfirmed";
+/// Its owner is said to have ended its session, and the ledger has not said when.
+const SESSION_UNCONFIRMED: &str = "session_unconfirmed";
 /// When the agent's owner last ended its session.
 const SESSION_ENDED_AT: &str = "session_ended_at_ms";
 
@@ -90,6 +92,13 @@ impl SqlTables {
     fn put_meta(&self, name: &str, value: String) -> Result<()> {
         let query = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         self.run(query, vec![name.into(), value.into()])
+    }
+
+    fn put_mark(&self, name: &str, is_set: bool) -> Result<()> {
+        match is_set {
+            true => self.put_meta(name, "1".into()),
+            false => self.run("DELETE FROM meta WHERE name = ?", vec![name.into()]),
+        }
     }
 
     fn tokens(&self, query: &str) -> Result<Vec<(Ulid, u64)>> {
@@ -142,6 +151,7 @@ impl Tables for SqlTables {
                 AGENT_REVOKED => stored.agent_revoked = true,
                 LEDGER_ASKED => stored.ledger_asked = true,
                 UNCONFIRMED => stored.unconfirmed = true,
+                SESSION_UNCONFIRMED => stored.session_unconfirmed = true,
                 SESSION_ENDED_AT => stored.session_ended_at_ms = value.parse().ok(),
                 _ => {}
             }
@@ -260,10 +270,11 @@ impl Tables for SqlTables {
     }
 
     fn put_unconfirmed(&self, unconfirmed: bool) -> Result<()> {
-        match unconfirmed {
-            true => self.put_meta(UNCONFIRMED, "1".into()),
-            false => self.run("DELETE FROM meta WHERE name = ?", vec![UNCONFIRMED.into()]),
-        }
+        self.put_mark(UNCONFIRMED, unconfirmed)
+    }
+
+    fn put_session_unconfirmed(&self, unconfirmed: bool) -> Result<()> {
+        self.put_mark(SESSION_UNCONFIRMED, unconfirmed)
     }
 
     fn put_session_ended_at(&self, at_ms: u64) -> Result<()> {

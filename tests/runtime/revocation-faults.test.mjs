@@ -184,7 +184,7 @@ const CASES = {
   "a session, by an event": {
     prepare: ({ agentDid }) => world.registry("/dev/agents/end-session", { agentDid, event: false }),
     act: byEvent(({ agent }) => ({ agentId: agent.id, reason: "owner_auth_revoke" })),
-    calls: ["trust replace_generation", "relay revokeSockets", "D1", "feed /poke"],
+    calls: ["trust replace_generation", "relay revokeSockets", "D1", "trust session_ended", "feed /poke"],
     then: sessionIsOut,
   },
   "an agent, by an operator": {

@@ -111,3 +111,29 @@ test("a duplicate changes nothing after a lift, whichever of two events it repea
   assert.deepEqual((await inbox.next("deliver")).payload, { waits: true });
   await inbox.close();
 });
+
+test("a duplicate of a session's end takes nothing from the next session, and a lost object knows of it from the record", async () => {
+  const [agent, peer, other] = await world.agents(3);
+  for (const one of [peer, other]) await pair(agent, one);
+  const told = event({ agentId: agent.id, reason: "owner_auth_revoke" });
+  const tell = async (tries) => {
+    await world.enqueue(told);
+    const ended = async () => (await world.callsOf(told.id)).filter((call) => call === "feed /poke").length === tries;
+    await eventually(ended, { what: "the end of the session" });
+  };
+  for (const one of [peer, other]) accepted(await agent.message(one, { of: "the first session" }), { state: "queued" });
+  await tell(1);
+  await agent.atRegistry("refresh", { event: false });
+  accepted(await agent.message(peer, { of: "the second session" }), { state: "queued" });
+  await tell(2);
+  accepted(await agent.message(peer, { of: "the second session, later" }), { state: "queued" });
+  accepted(await agent.message(other, { of: "the second session" }), { state: "queued" });
+
+  const inbox = await peer.connect(ackAll);
+  for (const of of ["the second session", "the second session, later"]) assert.deepEqual((await inbox.next("deliver")).payload, { of });
+  await inbox.close();
+  await world.wipe("PROXY_TRUST_STATE", agent.id);
+  const others = await other.connect(ackAll);
+  assert.deepEqual((await others.next("deliver")).payload, { of: "the second session" });
+  await others.close();
+});

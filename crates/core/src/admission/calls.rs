@@ -34,9 +34,16 @@ pub enum TrustCall {
         /// What of it changed.
         #[serde(default)]
         changed: Changed,
-        /// The agent's owner ended its session: what was accepted under it before has no authority any more.
+        /// The agent's owner is said to have ended its session: what was accepted under it is held until `SessionEnded`.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         by_owner: bool,
+    },
+    /// What the ledger says of the end of the agent's session by its owner. `StoreReply`.
+    SessionEnded {
+        /// The agent.
+        agent: AgentDid,
+        /// When it was recorded first, Unix milliseconds; none where the ledger knows of none any more.
+        at_ms: Option<u64>,
     },
     /// Is the agent, or this token of it, revoked? For sockets and queued mail, which have no request. `CheckReply`.
     Check {
@@ -291,6 +298,9 @@ pub struct CheckReply {
     /// When the agent's owner last ended its session, Unix milliseconds: mail accepted up to then has no authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_ended_at_ms: Option<u64>,
+    /// Its owner is said to have ended its session, and the ledger has not said when: mail accepted under it waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub session_unconfirmed: bool,
     /// Its peers, and whether the one that was named is among them.
     #[serde(default)]
     pub peers: PeersReply,
@@ -442,6 +452,13 @@ mod tests {
                 by_owner: false,
             },
             &format!(r#"{{"replace_generation":{{"agent":"{DID}","changed":"pairs"}}}}"#),
+        );
+        pinned(
+            &TrustCall::SessionEnded {
+                agent: agent(),
+                at_ms: Some(7),
+            },
+            &format!(r#"{{"session_ended":{{"agent":"{DID}","at_ms":7}}}}"#),
         );
         pinned(
             &TrustCall::Check {
@@ -604,6 +621,7 @@ mod tests {
                 unconfirmed: false,
                 reissued: false,
                 session_ended_at_ms: None,
+                session_unconfirmed: false,
                 peers: PeersReply::default(),
                 mail: None,
                 met: false,
@@ -622,6 +640,7 @@ mod tests {
                 unconfirmed: false,
                 reissued: false,
                 session_ended_at_ms: None,
+                session_unconfirmed: false,
                 peers: PeersReply::default(),
                 mail: Some(MailReply {
                     ended_tokens: vec![jti()],

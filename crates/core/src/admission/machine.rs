@@ -78,6 +78,7 @@ pub struct Admission<T> {
     skews: SkewLog,
     unconfirmed: bool,
     session_ended_at_ms: Option<u64>,
+    session_unconfirmed: bool,
     unconfirmed_names: Unconfirmed,
 }
 
@@ -102,6 +103,7 @@ impl<T: Tables> Admission<T> {
             skews,
             unconfirmed,
             session_ended_at_ms,
+            session_unconfirmed,
         } = tables.load(now_ms.saturating_sub(limits.longest_window_ms()))?;
         let generation = match generation {
             Some(generation) => generation,
@@ -138,6 +140,7 @@ impl<T: Tables> Admission<T> {
             skews,
             unconfirmed,
             session_ended_at_ms,
+            session_unconfirmed,
             unconfirmed_names: Unconfirmed::new(limits.tokens),
         })
     }
@@ -251,14 +254,32 @@ impl<T: Tables> Admission<T> {
         })
     }
 
-    /// The agent's owner ended its session: what was accepted under it until now has no authority any more.
+    /// The agent's owner is said to have ended its session: what was accepted under it is held until the ledger says when
+    /// (`session_ended`), because the same event may come again long after the agent has a new session.
     ///
     /// # Errors
     /// The storage's.
-    pub fn end_session(&mut self, now_ms: u64, fresh: Generation) -> Result<RevokeReply, T::Error> {
-        self.tables.put_session_ended_at(now_ms)?;
-        self.session_ended_at_ms = Some(now_ms);
+    pub fn hold_session(&mut self, fresh: Generation) -> Result<RevokeReply, T::Error> {
+        self.tables.put_session_unconfirmed(true)?;
+        self.session_unconfirmed = true;
         self.replace_generation(fresh, Changed::Session)
+    }
+
+    /// When the agent's owner last ended its session, as the ledger says; none where it knows of no end any more. What
+    /// was accepted until then has no authority any more.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn session_ended(&mut self, at_ms: Option<u64>) -> Result<StoreReply, T::Error> {
+        if at_ms > self.session_ended_at_ms {
+            self.tables.put_session_ended_at(at_ms.unwrap_or_default())?;
+            self.session_ended_at_ms = at_ms;
+        }
+        if self.session_unconfirmed {
+            self.tables.put_session_unconfirmed(false)?;
+            self.session_unconfirmed = false;
+        }
+        Ok(StoreReply { stored: true })
     }
 
     /// Voids what is cached about the agent and may have changed.
@@ -299,6 +320,11 @@ impl<T: Tables> Admission<T> {
             self.load_peers(now_ms, agent, peers)?;
         }
         self.revoke_agent_if(answer.agent_revoked, fresh)?;
+        if answer.session_ended_at_ms > self.session_ended_at_ms {
+            self.tables
+                .put_session_ended_at(answer.session_ended_at_ms.unwrap_or_default())?;
+            self.session_ended_at_ms = answer.session_ended_at_ms;
+        }
         if !self.ledger_asked {
             self.tables.put_ledger_asked()?;
             self.ledger_asked = true;
@@ -540,6 +566,7 @@ impl<T: Tables> Admission<T> {
                 _ => false,
             },
             session_ended_at_ms: self.session_ended_at_ms,
+            session_unconfirmed: self.session_unconfirmed,
             peers: self.peers(peer, pair_id)?,
             met: peer
                 .map(|peer| self.tables.has_met(peer))

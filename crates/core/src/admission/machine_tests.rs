@@ -315,7 +315,13 @@ fn what_mail_rests_on_is_asked_in_one_call() {
     machine
         .pair_read(NOW_MS, &agent(), &peer, Some(&second), generation(1))
         .unwrap();
-    machine.end_session(NOW_MS + 7, generation(4)).unwrap();
+    machine.hold_session(generation(4)).unwrap();
+    let held = machine.check_mail(NOW_MS, &peer, &question).unwrap();
+    assert_eq!((held.session_ended_at_ms, held.session_unconfirmed), (None, true));
+    // The ledger's time of the first record counts, however often the event comes.
+    for at_ms in [Some(NOW_MS + 7), Some(NOW_MS + 7), None, Some(NOW_MS + 6)] {
+        machine.session_ended(at_ms).unwrap();
+    }
     for _ in 0..2 {
         let reply = machine.check_mail(NOW_MS, &peer, &question).unwrap();
         let ended = MailReply {
@@ -365,6 +371,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_revoked_until_ms: Some(NOW_MS + 5),
         token_lifted: false,
         token_reissued: false,
+        session_ended_at_ms: None,
     };
     machine
         .learn(
@@ -388,6 +395,7 @@ fn the_ledger_is_asked_once_per_token_and_its_word_counts() {
         token_revoked_until_ms: None,
         token_lifted: false,
         token_reissued: false,
+        session_ended_at_ms: None,
     };
     machine
         .learn(NOW_MS, &agent(), None, answer, Some(&[]), generation(2))
@@ -621,6 +629,7 @@ fn the_ledger_tells_a_lost_object_of_a_lift() {
         token_revoked_until_ms: None,
         token_lifted: true,
         token_reissued: false,
+        session_ended_at_ms: None,
     };
     let token = Some((jti(1), NOW_MS + 1_000_000));
     machine

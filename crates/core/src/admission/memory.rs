@@ -176,6 +176,11 @@ impl Tables for Memory {
         Ok(())
     }
 
+    fn put_session_unconfirmed(&self, unconfirmed: bool) -> Result<(), Infallible> {
+        self.0.borrow_mut().stored.session_unconfirmed = unconfirmed;
+        Ok(())
+    }
+
     fn put_session_ended_at(&self, at_ms: u64) -> Result<(), Infallible> {
         self.0.borrow_mut().stored.session_ended_at_ms = Some(at_ms);
         Ok(())

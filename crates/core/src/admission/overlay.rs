@@ -55,6 +55,8 @@ pub struct LedgerAnswer {
     pub token_lifted: bool,
     /// The token is revoked only because it was reissued.
     pub token_reissued: bool,
+    /// When the agent's owner last ended its session, Unix milliseconds.
+    pub session_ended_at_ms: Option<u64>,
 }
 
 /// The registry's reason for ending a token that has a newer one: mail accepted under it is still carried.

@@ -180,7 +180,7 @@ impl World {
                 self.machine
                     .learn(
                         self.now_ms,
-                        &agent(0),
+                        &clawdentity_protocol::testing::agent(0),
                         Some((jti(token), expiry_ms)),
                         LedgerAnswer::default(),
                         Some(&[]),

@@ -88,6 +88,8 @@ pub struct Stored {
     pub unconfirmed: bool,
     /// When the agent's owner last ended its session, Unix milliseconds.
     pub session_ended_at_ms: Option<u64>,
+    /// Its owner is said to have ended its session, and the ledger has not said when.
+    pub session_unconfirmed: bool,
 }
 
 /// How much is remembered of what the registry confirmed.
@@ -200,6 +202,12 @@ pub trait Tables {
     /// # Errors
     /// See `load`.
     fn put_session_ended_at(&self, at_ms: u64) -> Result<(), Self::Error>;
+
+    /// Its owner is said to have ended its session, and the ledger has not said when.
+    ///
+    /// # Errors
+    /// See `load`.
+    fn put_session_unconfirmed(&self, unconfirmed: bool) -> Result<(), Self::Error>;
 
     /// The ledger was asked about the agent.
     ///

@@ -95,6 +95,14 @@ WHERE (value ->> '$.kind' = 'agent' AND EXISTS (SELECT 1 FROM revocations
   OR (value ->> '$.kind' = 'token' AND EXISTS (SELECT 1 FROM revocations
     WHERE kind = 'token' AND jti = value ->> '$.subject' AND lifted_by IS NOT NULL))";
 
+/// When the owners of the agents whose sessions were named last ended these: the time of the first record, however often
+/// the event comes.
+pub const SESSIONS_ENDED: &str = "
+SELECT agent_did, MAX(recorded_at_ms) AS at_ms FROM revocations
+WHERE kind = 'session' AND reason = 'owner_auth_revoke'
+  AND agent_did IN (SELECT value ->> '$.subject' FROM json_each(?1) WHERE value ->> '$.kind' = 'session')
+GROUP BY agent_did";
+
 /// Whose the tokens are that were named, of those that were ever shown here.
 pub const OWNERS: &str = "
 SELECT jti, agent_did FROM agent_tokens WHERE jti IN (SELECT value ->> '$.jti' FROM json_each(?1))";
@@ -120,13 +128,17 @@ pub const RECORD: [&str; 6] = [
     REMEMBER,
 ];
 
-/// What stands against an agent (`?1`) and a token (`?2`), and whether the token was ever lifted.
+/// What stands against an agent (`?1`) and a token (`?2`), whether the token was ever lifted, and when the agent's owner
+/// ended its session.
 pub const ACTIVE: &str = "
 SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'agent' AND agent_did = ?1 AND lifted_by IS NULL
 UNION ALL
 SELECT kind, reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NULL
 UNION ALL
-SELECT 'lifted', reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL";
+SELECT 'lifted', reason, expires_at_ms FROM revocations WHERE kind = 'token' AND jti = ?2 AND lifted_by IS NOT NULL
+UNION ALL
+SELECT 'session', reason, recorded_at_ms FROM revocations
+  WHERE kind = 'session' AND agent_did = ?1 AND reason = 'owner_auth_revoke'";
 
 /// At a token's first sight (`?1` its jti, `?2` its agent, `?3` when it ends): whose it is.
 pub const REMEMBER_TOKEN: &str =

@@ -122,6 +122,8 @@ pub struct Known {
     pub generation: Generation,
     /// When its owner last ended its session, Unix milliseconds.
     pub session_ended_at_ms: Option<u64>,
+    /// Its owner is said to have ended its session, and the ledger has not said when: mail accepted under it waits.
+    pub session_unconfirmed: bool,
     /// Whether it is paired with the recipient now.
     pub paired: Paired,
     /// Of each token that was asked about, whether it has ended: revoked, and not because it was reissued.
@@ -154,6 +156,7 @@ impl Known {
             unconfirmed: false,
             generation: Generation::from_random([9; 8]),
             session_ended_at_ms: None,
+            session_unconfirmed: false,
             paired: Paired::Yes(PairId::unnumbered()),
             tokens: Vec::new(),
             pairs: Vec::new(),
@@ -183,6 +186,9 @@ impl Known {
         let is_of_this_generation = authority.generation == Some(self.generation);
         if !is_of_this_generation && self.session_ended_at_ms >= Some(created_at_ms) {
             return Verdict::Ended(DeadReason::SenderSessionEnded);
+        }
+        if !is_of_this_generation && self.session_unconfirmed {
+            return Verdict::Hold;
         }
         match &authority.basis {
             Basis::Notice | Basis::Own => Verdict::Good,

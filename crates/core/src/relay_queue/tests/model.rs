@@ -224,6 +224,7 @@ impl Truth {
             revoked: self.revoked,
             unconfirmed: how == How::Unconfirmed,
             session_ended_at_ms: self.session_ended_at,
+            session_unconfirmed: false,
             tokens: question
                 .tokens
                 .iter()
