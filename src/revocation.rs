@@ -2,11 +2,12 @@
 //!
 //! `apply` revokes something, whoever asks for it. `lift` takes a revocation back. `reconcile` reads the registry's
 //! CRL for what the queue has lost. In all three the ledger is the record, the agent's objects are made to agree with
-//! it, and listeners of the feed are told.
+//! it (`settle`), and listeners of the feed are told.
 
 mod apply;
 mod lift;
 pub mod reconcile;
+mod settle;
 
 use worker::Env;
 

@@ -13,7 +13,7 @@ use futures_util::future;
 use serde_json::json;
 
 use super::NotDone;
-use super::lift::settle;
+use super::settle::settle;
 use crate::app::App;
 use crate::clock;
 use crate::core::admission::overlay::{OWNER_AUTH_REVOKE, REISSUED};

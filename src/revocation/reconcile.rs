@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::NotDone;
-use super::lift::settle;
+use super::settle::settle;
 use crate::app::App;
 use crate::core::admission::overlay::REISSUED;
 use crate::core::admission::{RevokeRequest, TokenRevocation, token_expiry_ms};

@@ -1,41 +1,39 @@
-//! The state machine of one agent's `ProxyTrustState`. The parent module says what it promises.
+//! The state machine of one agent's `ProxyTrustState`. The parent module says what it promises. Here are waking, admission
+//! and the answers to questions; `revocations`, `pairs` and `validations` have what changes each of these.
 //!
 //! Storage is written before memory, so a write that fails changes nothing. Memory holds exactly what `Tables::load`
 //! would find, so an eviction between any two steps changes no answer.
 
 mod pairs;
+mod revocations;
+mod validations;
 
 use std::collections::HashMap;
 
 pub use self::pairs::{KEEP_ENDED_MS, Unsettled};
+pub use self::revocations::MAX_SEEN_TOKENS;
+pub use self::validations::MAX_VALIDATIONS;
 use super::calls::{
-    AdmitReply, AdmitRequest, Changed, CheckReply, LiftRequest, MailQuestion, MailReply, RevokeReply,
-    RevokeRequest, StoreReply, StoreValidation, Validated, Validations,
+    AdmitReply, AdmitRequest, Changed, CheckReply, MailQuestion, MailReply, RevokeReply, Validated,
+    Validations,
 };
 use super::generation::Generation;
 use super::nonces;
-use super::overlay::{LedgerAnswer, RevokedWhat, TokenRevocation};
-use super::pairs::{PairId, RecordedPair};
+use super::overlay::{RevokedWhat, TokenRevocation};
+use super::pairs::PairId;
 use super::rate::{RECEIPTS_LIMIT, RECEIPTS_WINDOW_MS, Rate, RateLog};
 use super::skew::SkewLog;
 use super::tables::{NonceRow, Stored, Tables, Validation};
-use super::unconfirmed::{MayAsk, Named, TokenLimits, Unconfirmed};
+use super::unconfirmed::{TokenLimits, Unconfirmed};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
-/// Tokens of one agent that are remembered as looked up in the ledger. An agent uses one or two; forgetting one costs
-/// one question to the ledger.
-pub const MAX_SEEN_TOKENS: usize = 256;
-/// Access validations that are kept per agent.
-pub const MAX_VALIDATIONS: usize = 4;
 /// Expired rows of tokens are kept this much longer, so that a clock that ran ahead for a while loses none, and longer than
 /// any mail that was accepted under a token can wait (seven days).
 pub const SWEEP_GRACE_MS: u64 = 8 * 24 * 3_600_000;
 
 /// What the registry confirmed is remembered for so long after it last did: longer than any receipt is kept.
 pub const KEEP_CONFIRMED_MS: u64 = 8 * 24 * 3_600_000;
-/// A yes that repeats one is written at most so often.
-const CONFIRM_AGAIN_MS: u64 = 24 * 3_600_000;
 
 /// The settings it works with.
 #[derive(Clone, Copy, Debug)]
@@ -198,90 +196,6 @@ impl<T: Tables> Admission<T> {
         self.admitted(request)
     }
 
-    /// Writes a revocation. An agent's revocation replaces the generation with `fresh`, as it voids all that is cached.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn revoke(&mut self, request: &RevokeRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
-        let mut changed = self.revoke_agent_if(request.revoke_agent, fresh)?;
-        for token in &request.tokens {
-            let known = self.tables.token_revoked(token.jti)?;
-            changed |= self.revoke_token(token)?;
-            // A reason that ends the token's authority outweighs a reissue, whichever came first.
-            match request.reissued {
-                Some(true) if !known => self.tables.put_token_reissued(token, true)?,
-                Some(false) if known && self.tables.token_reissued(token.jti)? => {
-                    self.tables.put_token_reissued(token, false)?;
-                }
-                _ => {}
-            }
-        }
-        // What stood confirmed stays so: a repeated order does not take that back.
-        let unconfirmed = request.unconfirmed && (self.unconfirmed || changed);
-        if self.unconfirmed != unconfirmed {
-            self.tables.put_unconfirmed(unconfirmed)?;
-            self.unconfirmed = unconfirmed;
-        }
-        Ok(RevokeReply {
-            changed,
-            generation: self.generation,
-        })
-    }
-
-    /// Takes a revocation back. An agent's lift replaces the generation with `fresh`: nothing that was decided before
-    /// it is decided now.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn lift(&mut self, request: &LiftRequest, fresh: Generation) -> Result<RevokeReply, T::Error> {
-        let lifts_agent = request.lift_agent && self.agent_revoked;
-        if lifts_agent {
-            self.tables.delete_agent_revoked()?;
-            self.agent_revoked = false;
-            self.replace_generation(fresh, Changed::Session)?;
-        }
-        for token in &request.tokens {
-            self.tables.put_token_lifted(token)?;
-            self.lifted_tokens.insert(token.jti, token.expires_at_ms);
-        }
-        if self.unconfirmed {
-            self.tables.put_unconfirmed(false)?;
-            self.unconfirmed = false;
-        }
-        Ok(RevokeReply {
-            changed: lifts_agent || !request.tokens.is_empty(),
-            generation: self.generation,
-        })
-    }
-
-    /// The agent's owner is said to have ended its session: what was accepted under it is held until the ledger says when
-    /// (`session_ended`), because the same event may come again long after the agent has a new session.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn hold_session(&mut self, fresh: Generation) -> Result<RevokeReply, T::Error> {
-        self.tables.put_session_unconfirmed(true)?;
-        self.session_unconfirmed = true;
-        self.replace_generation(fresh, Changed::Session)
-    }
-
-    /// When the agent's owner last ended its session, as the ledger says; none where it knows of no end any more. What
-    /// was accepted until then has no authority any more.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn session_ended(&mut self, at_ms: Option<u64>) -> Result<StoreReply, T::Error> {
-        if at_ms > self.session_ended_at_ms {
-            self.tables.put_session_ended_at(at_ms.unwrap_or_default())?;
-            self.session_ended_at_ms = at_ms;
-        }
-        if self.session_unconfirmed {
-            self.tables.put_session_unconfirmed(false)?;
-            self.session_unconfirmed = false;
-        }
-        Ok(StoreReply { stored: true })
-    }
-
     /// Voids what is cached about the agent and may have changed.
     ///
     /// # Errors
@@ -300,193 +214,6 @@ impl<T: Tables> Admission<T> {
             changed: true,
             generation: fresh,
         })
-    }
-
-    /// Takes in what the ledger says of the agent and, where one was asked about, of a token; it will not be asked
-    /// again.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn learn(
-        &mut self,
-        now_ms: u64,
-        agent: &AgentDid,
-        token: Option<(Ulid, u64)>,
-        answer: LedgerAnswer,
-        peers: Option<&[(AgentDid, RecordedPair)]>,
-        fresh: Generation,
-    ) -> Result<(), T::Error> {
-        if let Some(peers) = peers.filter(|_| !self.peers_loaded) {
-            self.load_peers(now_ms, agent, peers)?;
-        }
-        self.revoke_agent_if(answer.agent_revoked, fresh)?;
-        if answer.session_ended_at_ms > self.session_ended_at_ms {
-            self.tables
-                .put_session_ended_at(answer.session_ended_at_ms.unwrap_or_default())?;
-            self.session_ended_at_ms = answer.session_ended_at_ms;
-        }
-        if !self.ledger_asked {
-            self.tables.put_ledger_asked()?;
-            self.ledger_asked = true;
-        }
-        let Some((jti, expires_at_ms)) = token else {
-            return Ok(());
-        };
-        let answer = LedgerAnswer {
-            token_revoked_until_ms: answer
-                .token_revoked_until_ms
-                .map(|until_ms| until_ms.max(expires_at_ms)),
-            ..answer
-        };
-        if let Some(until_ms) = answer.token_revoked_until_ms {
-            let token = TokenRevocation {
-                jti,
-                expires_at_ms: until_ms,
-            };
-            if answer.token_reissued && !self.tables.token_revoked(jti)? {
-                self.tables.put_token_reissued(&token, true)?;
-            }
-            self.revoke_token(&token)?;
-        } else if answer.token_lifted && !self.tables.token_revoked(jti)? {
-            let token = TokenRevocation { jti, expires_at_ms };
-            self.tables.put_token_lifted(&token)?;
-            self.lifted_tokens.insert(jti, expires_at_ms);
-        }
-        while self.seen_tokens.len() >= MAX_SEEN_TOKENS {
-            let Some(first) = self
-                .seen_tokens
-                .iter()
-                .min_by_key(|(_, expiry)| **expiry)
-                .map(|(jti, _)| *jti)
-            else {
-                break;
-            };
-            self.tables.delete_seen_token(first)?;
-            self.seen_tokens.remove(&first);
-        }
-        self.tables.put_seen_token(jti, expires_at_ms)?;
-        self.seen_tokens.insert(jti, expires_at_ms);
-        Ok(())
-    }
-
-    /// Keeps a validation made under the present generation.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn store_validation(&mut self, call: &StoreValidation) -> Result<StoreReply, T::Error> {
-        if call.generation != self.generation {
-            return Ok(StoreReply { stored: false });
-        }
-        let StoreValidation {
-            jti,
-            token_hash,
-            validated_at_ms,
-            ..
-        } = *call;
-        let known = self
-            .validations
-            .iter()
-            .find(|validation| validation.token_hash == token_hash);
-        if known.is_some_and(|known| known.jti == jti && known.validated_at_ms >= validated_at_ms) {
-            return Ok(StoreReply { stored: true });
-        }
-        let validation = Validation {
-            token_hash,
-            jti,
-            validated_at_ms,
-        };
-        self.tables.put_validation(&validation)?;
-        self.validations.retain(|known| known.token_hash != token_hash);
-        self.validations.push(validation);
-        if self.validations.len() > MAX_VALIDATIONS {
-            let oldest = self
-                .validations
-                .iter()
-                .min_by_key(|validation| validation.validated_at_ms);
-            if let Some(token_hash) = oldest.map(|validation| validation.token_hash) {
-                self.drop_validation(&token_hash)?;
-            }
-        }
-        Ok(StoreReply { stored: true })
-    }
-
-    /// Drops what is kept of an access token.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn drop_validation(&mut self, token_hash: &[u8; 32]) -> Result<StoreReply, T::Error> {
-        if self
-            .validations
-            .iter()
-            .any(|known| known.token_hash == *token_hash)
-        {
-            self.tables.delete_validation(token_hash)?;
-            self.validations.retain(|known| known.token_hash != *token_hash);
-        }
-        Ok(StoreReply { stored: false })
-    }
-
-    /// May the registry be asked about this, which the agent has named?
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn may_ask(&mut self, now_ms: u64, agent: &AgentDid, named: &Named) -> Result<MayAsk, T::Error> {
-        let confirmed = match named {
-            Named::Token(hash) => self.validations.iter().any(|known| known.token_hash == *hash),
-            other => {
-                let tables = &self.tables;
-                let at_ms = other
-                    .with_confirmed(|what| tables.confirmed_at_ms(what))
-                    .transpose()?;
-                at_ms.flatten().is_some()
-            }
-        };
-        if confirmed {
-            return Ok(MayAsk::Confirmed);
-        }
-        let known =
-            !self.validations.is_empty() || self.tables.has_confirmed()? || self.tables.peers(None)?.0;
-        Ok(self.unconfirmed_names.may_ask(agent, named, known, now_ms))
-    }
-
-    /// What the registry said about something that the agent has named; none where it did not say.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn answered(
-        &mut self,
-        now_ms: u64,
-        agent: &AgentDid,
-        named: &Named,
-        is_yes: Option<bool>,
-    ) -> Result<StoreReply, T::Error> {
-        let tables = &self.tables;
-        match is_yes {
-            Some(true) => {
-                named
-                    .with_confirmed(|what| {
-                        let at_ms = tables.confirmed_at_ms(what)?;
-                        let age_ms = at_ms.and_then(|at_ms| now_ms.checked_sub(at_ms));
-                        match age_ms {
-                            Some(age_ms) if age_ms < CONFIRM_AGAIN_MS => Ok(()),
-                            _ => tables.put_confirmed(what, now_ms),
-                        }
-                    })
-                    .transpose()?;
-                self.unconfirmed_names.confirmed(agent, named);
-            }
-            Some(false) => {
-                named
-                    .with_confirmed(|what| match tables.confirmed_at_ms(what)? {
-                        Some(_) => tables.delete_confirmed(what),
-                        None => Ok(()),
-                    })
-                    .transpose()?;
-                self.unconfirmed_names.refused(agent, named, now_ms);
-            }
-            None => self.unconfirmed_names.unanswered(agent, named),
-        }
-        Ok(StoreReply { stored: true })
     }
 
     /// Forgets what can no longer matter. Returns when to be called again, if there is anything left to do.
@@ -619,25 +346,6 @@ impl<T: Tables> Admission<T> {
             changed: false,
             generation: self.generation,
         }
-    }
-
-    fn revoke_agent_if(&mut self, revoke: bool, fresh: Generation) -> Result<bool, T::Error> {
-        if !revoke || self.agent_revoked {
-            return Ok(false);
-        }
-        self.tables.put_agent_revoked()?;
-        self.agent_revoked = true;
-        self.replace_generation(fresh, Changed::Session)?;
-        Ok(true)
-    }
-
-    fn revoke_token(&mut self, token: &TokenRevocation) -> Result<bool, T::Error> {
-        let changed = self.tables.put_token_revoked(token)?;
-        if self.lifted_tokens.contains_key(&token.jti) {
-            self.tables.delete_lifted_token(token.jti)?;
-            self.lifted_tokens.remove(&token.jti);
-        }
-        Ok(changed)
     }
 
     fn admitted(&self, request: &AdmitRequest) -> Result<AdmitReply, T::Error> {
