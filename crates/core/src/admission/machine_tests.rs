@@ -647,3 +647,22 @@ fn the_ledger_tells_a_lost_object_of_a_lift() {
         "{reply:?}"
     );
 }
+
+#[test]
+fn a_confirmed_token_confirms_nothing_of_its_agent() {
+    let mut machine = wake(&Memory::default(), NOW_MS);
+    let order = |agent, tokens: &[(u8, u64)], unconfirmed| RevokeRequest {
+        unconfirmed,
+        ..revocation(agent, tokens)
+    };
+    let mut held_after = |request| {
+        machine.revoke(&request, generation(2)).unwrap();
+        machine.check(NOW_MS, None, None, None).unwrap().unconfirmed
+    };
+    assert!(held_after(order(true, &[], true)));
+    assert!(held_after(order(false, &[(1, NOW_MS + 9)], true)));
+    assert!(held_after(order(false, &[(1, NOW_MS + 9)], false)));
+    assert!(!held_after(order(true, &[], false)));
+    // And the other way round: what is confirmed is not held for a token's sake.
+    assert!(!held_after(order(false, &[(2, NOW_MS + 9)], true)));
+}

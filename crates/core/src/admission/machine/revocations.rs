@@ -33,8 +33,12 @@ impl<T: Tables> Admission<T> {
                 _ => {}
             }
         }
-        // What stood confirmed stays so: a repeated order does not take that back.
-        let unconfirmed = request.unconfirmed && (self.unconfirmed || changed);
+        // What stood confirmed stays so: a repeated order does not take that back. While the agent is revoked, an order about
+        // tokens alone says nothing of whether the ledger has confirmed that.
+        let unconfirmed = match request.revoke_agent || !self.agent_revoked {
+            true => request.unconfirmed && (self.unconfirmed || changed),
+            false => self.unconfirmed,
+        };
         if self.unconfirmed != unconfirmed {
             self.tables.put_unconfirmed(unconfirmed)?;
             self.unconfirmed = unconfirmed;
