@@ -2,7 +2,8 @@
 //!
 //! A run makes a token for an agent that nobody has, opens a socket with it as a connector would have it after its
 //! admission, revokes the token, and watches. Everything from the queue on is what a real revocation goes through; nothing
-//! on the way knows of canaries but for how long a row is kept. What was measured is a log line and a row in D1.
+//! on the way knows of canaries, but for the feed, which leaves their rows out and remembers when it was last told of one.
+//! What was measured is a log line and a row in D1.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -17,6 +18,7 @@ use crate::app::{App, binding};
 use crate::clock;
 use crate::core::admission::TokenRevocation;
 use crate::core::canary::{self, OfWay, Run, Stage, Times, Watch, Way};
+use crate::feed;
 use crate::protocol::did::{AgentDid, Authority, HumanDid};
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Source;
@@ -48,6 +50,11 @@ WHERE way = ?1 AND started_at_ms = ?2";
 /// One that is dated ahead is of a clock that was wrong.
 const FORGET: &str = "DELETE FROM canary_runs WHERE started_at_ms < ?1 OR started_at_ms > ?2";
 
+/// A canary's row has nobody to tell after its token has ended. The highest number stays, so that none is given out twice.
+const FORGET_ROWS: &str = "
+DELETE FROM revocations WHERE kind = 'token' AND lifted_by IS NULL AND agent_did IN (?1, ?2)
+  AND expires_at_ms < ?3 AND seq < (SELECT MAX(seq) FROM revocations)";
+
 /// A canary's event is not delivered again after its token has ended.
 const FORGET_EVENTS: &str = "
 DELETE FROM applied_events WHERE event_id >= 'canary:' AND event_id < 'canary;' AND applied_at_ms < ?1";
@@ -76,7 +83,7 @@ pub async fn run_if_due(app: &App) {
     for (way, (watch, error)) in Way::ALL.into_iter().zip(&watched) {
         report(app, way, watch, error.as_ref());
     }
-    if let Err(error) = keep(app, started_ms, &watched).await {
+    if let Err(error) = keep(app, &authority, started_ms, &watched).await {
         failed(app, &NotDone::from(error));
     }
 }
@@ -131,7 +138,12 @@ async fn claim(app: &App, now_ms: u64, interval_ms: u64) -> Result<bool, DbError
     Ok(meta.and_then(|meta| meta.changes).unwrap_or(0) > 0)
 }
 
-async fn keep(app: &App, started_ms: u64, watched: &[(Watch, Option<NotDone>)]) -> Result<(), DbError> {
+async fn keep(
+    app: &App,
+    authority: &Authority,
+    started_ms: u64,
+    watched: &[(Watch, Option<NotDone>)],
+) -> Result<(), DbError> {
     let now_ms = app.now_ms();
     let mut statements: Vec<Sql<'_>> = Way::ALL
         .into_iter()
@@ -153,12 +165,14 @@ async fn keep(app: &App, started_ms: u64, watched: &[(Watch, Option<NotDone>)]) 
     statements.push(Sql::new(FORGET, [number(before), number(now_ms)]));
     let before = now_ms.saturating_sub(canary::LIFE_MS);
     statements.push(Sql::new(FORGET_EVENTS, [number(before)]));
+    let [event, operator] = Way::ALL.map(|way| text(way.agent(authority).as_str()));
+    statements.push(Sql::new(FORGET_ROWS, [event, operator, number(now_ms)]));
     batch(app, DB_TIMEOUT_MS, statements).await.map(|_| ())
 }
 
 /// One way: what was seen, and what kept it from being watched.
 async fn measure(app: &App, way: Way, authority: &Authority) -> (Watch, Option<NotDone>) {
-    let mut watch = Watch::new(app.now_ms(), false);
+    let mut watch = Watch::new(app.now_ms(), has_feed(app));
     let canary = match Canary::new(app, way, authority).await {
         Ok(canary) => canary,
         Err(error) => return (watch, Some(error)),
@@ -213,13 +227,14 @@ impl<'a> Canary<'a> {
     async fn strike_and_watch(&self, watch: &mut Watch) -> Result<(), NotDone> {
         let events = self.socket.events()?;
         let closed_at_ms = Cell::new(None);
-        *watch = Watch::new(self.app.now_ms(), false);
+        let started_ms = self.app.now_ms();
+        *watch = Watch::new(started_ms, has_feed(self.app));
         let closes = async {
             until_closed(events).await;
             closed_at_ms.set(Some(self.app.now_ms()));
             future::pending::<()>().await;
         };
-        let strikes_and_looks = join(self.strike(), self.look(watch, &closed_at_ms));
+        let strikes_and_looks = join(self.strike(), self.look(watch, started_ms, &closed_at_ms));
         let result = match select(pin!(strikes_and_looks), pin!(closes)).await {
             Either::Left(((struck, ()), _)) => struck,
             Either::Right(_) => Ok(()),
@@ -278,7 +293,7 @@ impl<'a> Canary<'a> {
         }
     }
 
-    async fn look(&self, watch: &mut Watch, closed_at_ms: &Cell<Option<u64>>) {
+    async fn look(&self, watch: &mut Watch, started_ms: u64, closed_at_ms: &Cell<Option<u64>>) {
         while let Some(pause_ms) = watch.next_look_ms(self.app.now_ms()) {
             clock::sleep_ms(pause_ms).await;
             if let Some(at_ms) = closed_at_ms.get() {
@@ -291,8 +306,18 @@ impl<'a> Canary<'a> {
                     watch.saw(Stage::Overlay, self.app.now_ms());
                 }
             }
+            if watch.awaits(Stage::Feed) {
+                let poked_at_ms = feed::canary_poked_at_ms(self.app, &self.agent).await;
+                if poked_at_ms.is_some_and(|at_ms| canary::is_of_this_run(at_ms, started_ms)) {
+                    watch.saw(Stage::Feed, self.app.now_ms());
+                }
+            }
         }
     }
+}
+
+fn has_feed(app: &App) -> bool {
+    app.env.durable_object(binding::REVOCATION_FEED).is_ok()
 }
 
 async fn until_closed(mut events: impl Stream<Item = worker::Result<WebsocketEvent>> + Unpin) {

@@ -52,6 +52,8 @@ enum Call {
         #[serde(default)]
         agents: Vec<AgentDid>,
     },
+    /// When it was last told of this canary; a text of milliseconds, empty where it was not.
+    Told { canary: AgentDid },
 }
 
 /// Why the object did not do it.
@@ -92,6 +94,16 @@ pub async fn poke(app: &App, agents: Vec<AgentDid>) {
     {
         app.log.warn("proxy.feed.poke_lost", json!({ "error": error }));
     }
+}
+
+/// When the object was last told of this canary, by its clock, Unix milliseconds. None where it was not, or gives no answer.
+pub async fn canary_poked_at_ms(app: &App, canary: &AgentDid) -> Option<u64> {
+    let told = Call::Told {
+        canary: canary.clone(),
+    };
+    let answer = clock::within_ms(POKE_TIMEOUT_MS, call(app, POKE_URL, &told)).await?;
+    let text = answer.ok()?.text().await.ok()?;
+    text.parse().ok()
 }
 
 /// Whether the caller has it already.

@@ -20,6 +20,9 @@ mod durable;
 pub mod identity;
 pub mod keys;
 mod state;
+mod view;
+
+pub use view::{CircuitView, View, view};
 
 use futures_channel::oneshot;
 

@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::clock;
 use crate::core::admin::matches_tag;
 use crate::core::admission::Known;
+use crate::core::canary::is_canary;
 use crate::core::feed::Listener;
 use crate::core::feed::hub::{Ended, Hub, Id, Next};
 use crate::log::Log;
@@ -67,6 +68,8 @@ struct Shared {
     rounds: Cell<u64>,
     /// With and without reasons.
     bundles: Mutex<[Option<Rc<Built>>; 2]>,
+    /// When the object was last told of each canary: there are two.
+    canaries: RefCell<HashMap<AgentDid, u64>>,
 }
 
 impl DurableObject for RevocationFeed {
@@ -86,7 +89,16 @@ impl DurableObject for RevocationFeed {
         match call {
             Call::Stream(listener) => open(&app, &self.shared, listener).await,
             Call::Bundle { reasons, unless } => bundle(&app, &self.shared, reasons, unless.as_deref()).await,
+            Call::Told { canary } => {
+                let told = self.shared.canaries.borrow();
+                Response::ok(told.get(&canary).map_or_else(String::new, ToString::to_string))
+            }
             Call::Poke { agents } => {
+                for canary in agents.iter().filter(|agent| is_canary(agent)) {
+                    let told_at_ms = app.now_ms();
+                    let mut told = self.shared.canaries.borrow_mut();
+                    told.insert(canary.clone(), told_at_ms);
+                }
                 // Whoever pokes does not wait for the look.
                 if !self.shared.hub.borrow().is_empty() {
                     let shared = Rc::clone(&self.shared);

@@ -150,6 +150,13 @@ pub async fn refresh_if_due(app: &App) {
     }
 }
 
+/// How many active keys the copy in D1 has, and when the registry was asked for them, Unix milliseconds.
+pub async fn kept(app: &App) -> Option<(usize, u64)> {
+    let budget = Budget::new(app.now_ms(), app.config.registry.budget_ms);
+    let (keys, fetched_at_ms) = durable::read(app, &budget).await?;
+    Some((keys.active_kids().count(), fetched_at_ms))
+}
+
 /// Asks the registry now, and keeps its keys in D1, where every isolate finds them within 30 s.
 ///
 /// # Errors

@@ -155,6 +155,16 @@ impl Desks {
     }
 
     fn take_transitions(&mut self) -> Vec<(Dependency, Option<Lane>, Transition)> {
+        let mut transitions = Vec::new();
+        for (dependency, lane, circuit) in self.circuits() {
+            let of_circuit = circuit.take_transitions();
+            transitions.extend(of_circuit.map(|transition| (dependency, lane, transition)));
+        }
+        transitions
+    }
+
+    /// Every circuit, with the lane that it is of where there is one.
+    pub fn circuits(&mut self) -> impl Iterator<Item = (Dependency, Option<Lane>, &mut Circuit)> {
         let lanes = [
             (Dependency::Access, self.access.lanes()),
             (Dependency::Ownership, &mut self.ownership),
@@ -169,12 +179,7 @@ impl Desks {
             (Dependency::Keys, None, self.keys.circuit()),
             (Dependency::Crl, None, self.crl.circuit()),
         ];
-        let mut transitions = Vec::new();
-        for (dependency, lane, circuit) in circuits.into_iter().chain(in_lanes) {
-            let of_circuit = circuit.take_transitions();
-            transitions.extend(of_circuit.map(|transition| (dependency, lane, transition)));
-        }
-        transitions
+        circuits.into_iter().chain(in_lanes)
     }
 
     /// If such a line may be written now: how many were left out since the last.

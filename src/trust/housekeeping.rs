@@ -2,12 +2,13 @@
 //!
 //! Revocations of tokens and sessions, their lifts and the tokens' owners are deleted a day after they expired, and the
 //! memory of an applied event after 90 days. Revocations of
-//! agents stay. So does the ledger's last row, because readers of the feed know its number as the latest. What one
-//! run leaves, the next one takes, and nothing waits for it. Tickets are swept where they are made (`tickets`).
+//! agents stay. So do the ledger's last row, because a number is given out once, and the last one that readers of the feed
+//! see, because they know its number as the latest. What one run leaves, the next one takes, and nothing waits for it. Tickets are swept where they are made (`tickets`).
 
 use serde_json::json;
 
 use super::d1::{Sql, batch, number};
+use super::ledger::feed::latest_shown;
 use crate::app::App;
 
 /// Rows per table and batch, and batches per run.
@@ -21,10 +22,13 @@ const GRACE_MS: u64 = 24 * 3_600_000;
 const REMEMBERED_MS: u64 = 90 * 24 * 3_600_000 - GRACE_MS;
 
 const SWEEPS: [&str; 3] = [
-    "DELETE FROM revocations WHERE seq IN
+    concat!(
+        "DELETE FROM revocations WHERE seq IN
       (SELECT seq FROM revocations WHERE expires_at_ms < ?1 AND kind IN ('token', 'session', 'lift')
-         AND seq < (SELECT MAX(seq) FROM revocations)
-       ORDER BY expires_at_ms LIMIT ?2)",
+         AND seq < (SELECT MAX(seq) FROM revocations) AND seq <> ",
+        latest_shown!(),
+        " ORDER BY expires_at_ms LIMIT ?2)"
+    ),
     "DELETE FROM agent_tokens WHERE jti IN
       (SELECT jti FROM agent_tokens WHERE expires_at_ms < ?1 ORDER BY expires_at_ms LIMIT ?2)",
     "DELETE FROM applied_events WHERE (event_id, kind, subject) IN

@@ -23,6 +23,9 @@ use crate::protocol::did::AgentDid;
 /// An agent's rows.
 pub(super) const PEERS: &str = "SELECT peer_did, pair_id, paired_at_ms FROM pairs WHERE agent_did = ?1";
 
+const SOME_PEERS: &str =
+    "SELECT peer_did, pair_id, paired_at_ms FROM pairs WHERE agent_did = ?1 ORDER BY peer_did LIMIT ?2";
+
 const PAIR: &str = "SELECT peer_did, pair_id, paired_at_ms FROM pairs WHERE agent_did = ?1 AND peer_did = ?2";
 
 /// The pair of this id, and every one of the two that was made until then (`?5`). Rows from before pairs had ids have none;
@@ -115,6 +118,20 @@ pub(super) async fn read(
     let sql = Sql::new(PAIR, [text(agent.as_str()), text(peer.as_str())]);
     let rows: Vec<PeerRow> = query(app, app.config.trust.timeout_ms, sql).await?;
     Ok(rows.into_iter().find_map(PeerRow::peer).map(|(_, pair)| pair))
+}
+
+/// With whom an agent is paired, `limit` at most, for an operator.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn of_agent(app: &App, agent: &AgentDid, limit: u64) -> Result<Vec<AgentDid>, DbError> {
+    let sql = Sql::new(SOME_PEERS, [text(agent.as_str()), number(limit)]);
+    let rows: Vec<PeerRow> = query(app, app.config.trust.timeout_ms, sql).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(PeerRow::peer)
+        .map(|(peer, _)| peer)
+        .collect())
 }
 
 /// Has both objects and both sessions take in a pair that is in the record, at the same time. True where all did; the

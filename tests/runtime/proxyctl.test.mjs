@@ -10,7 +10,7 @@ import { after, before, test } from "node:test";
 
 import { targetDirectory } from "../../scripts/build.mjs";
 import { admitted, probe, refused } from "../support/expect.mjs";
-import { start } from "../support/harness.mjs";
+import { eventually, start } from "../support/harness.mjs";
 import { ADMIN } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
@@ -21,7 +21,7 @@ let world;
 const scratch = mkdtempSync(join(tmpdir(), "proxyctl-test-"));
 before(async () => {
   assert.ok(existsSync(PROGRAM), "build it: cargo build -p proxyctl --locked");
-  world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN } });
+  world = await start({ hooks: true, bindings: { ADMIN_TOKEN: ADMIN }, consumer: { maxRetries: 1 } });
 });
 after(async () => {
   rmSync(scratch, { recursive: true, force: true });
@@ -141,6 +141,42 @@ test("a ledger of more than two pages is listed whole, and to a reader that has 
   assert.ok(all.every((item, at) => at === 0 || all[at - 1].seq < item.seq));
   const ran = await run("bash", ["-o", "pipefail", "-c", `"${PROGRAM}" revocations list | head -n 1`]);
   assert.deepEqual([ran.code, ran.err, ran.out.split("\n").length], [0, "", 2]);
+});
+
+test("the doctor says what is bad until it is mended, and then that nothing is", async () => {
+  await world.registry("/dev/agents/revoke", { agentDid: (await world.agent()).agentDid });
+  await world.enqueue({ id: ulid(), type: "agent.auth.revoked", version: "v1", data: { agentId: "unreadable" } });
+  const [letter] = await eventually(async () => {
+    const letters = await world.deadLetters();
+    return letters.length > 0 && letters;
+  });
+  const examined = async () => {
+    const { code, out, err } = await proxyctl("doctor --json");
+    assert.equal(err, "");
+    const found = out.trimEnd().split("\n").map((line) => JSON.parse(line));
+    return { code, found, states: new Map(found.map(({ check, state }) => [check, state])) };
+  };
+  const bad = await examined();
+  assert.deepEqual([bad.code, bad.states.get("dead letters"), bad.states.get("events")], [1, "bad", "well"], JSON.stringify(bad.found));
+  done(await proxyctl(`dead-letters drop ${letter.id}`));
+  done(await proxyctl("reconcile"));
+  done(await proxyctl("keys refresh"));
+  const { code, found, states } = await examined();
+  assert.equal(code, 0, JSON.stringify(found));
+  for (const check of ["health", "migrations", "keys", "crl", "reconciliation", "dead letters", "circuits"]) {
+    assert.equal(states.get(check), "well", JSON.stringify(found));
+  }
+  assert.equal(states.get("kill switch"), "note", "this proxy does not measure it");
+
+  await world.db.prepare("DROP TABLE canary_runs").run();
+  const missing = await eventually(async () => {
+    const now = await examined();
+    return now.states.get("migrations") === "bad" && now;
+  });
+  assert.equal(missing.code, 1);
+  const wrong = await proxyctl("doctor", { token: WRONG });
+  assert.deepEqual([wrong.code, wrong.err], [1, ""]);
+  assert.match(wrong.out, /bad +operator +401 PROXY_BEARER_INVALID/);
 });
 
 test("exit codes: a wrong token 1, wrong usage 2, nobody there 3", async () => {

@@ -1,9 +1,9 @@
 //! The canary: the kill switch measures itself.
 //!
 //! Every few minutes the scheduled run revokes a token of an agent that nobody has, once by an event on the real queue and
-//! once as an operator does, and takes the time until its object says so (the overlay) and until the socket that it holds
-//! is closed. This module knows the canaries, when a run is due, when to look again, and what the runs of a day amount to.
-//! There is a place for the time until the feed has been told, which nothing measures yet.
+//! once as an operator does, and takes the time until its object says so (the overlay), until the socket that it holds is
+//! closed, and until the feed has been told. This module knows the canaries, when a run is due, when to look again, and what
+//! the runs of a day amount to.
 //!
 //! It proves everything from the queue on. It does not prove that the registry publishes.
 //!
@@ -83,6 +83,14 @@ pub fn is_canary_token(jti: Ulid) -> bool {
 /// A run is due if none has started after this. A run that is dated ahead does not count.
 pub const fn due_if_none_since_ms(now_ms: u64, interval_ms: u64) -> u64 {
     now_ms.saturating_sub(interval_ms.saturating_sub(EARLY_MS))
+}
+
+/// The feed's clock and the canary's may differ by this much. The run before was minutes ago.
+const CLOCKS_DIFFER_MS: u64 = 10_000;
+
+/// Whether what the feed was told at this time, by its own clock, was told by the run that started then.
+pub const fn is_of_this_run(told_at_ms: u64, started_ms: u64) -> bool {
+    told_at_ms.saturating_add(CLOCKS_DIFFER_MS) >= started_ms
 }
 
 /// How long after the start each thing was seen, milliseconds.

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::HeaderMap;
-use ureq::http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, RETRY_AFTER};
 use ureq::{Body, Proxy};
 use url::{Host, Url};
+
+use clawdentity_protocol::time::parse_http_date;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// See `with_call_timeout`.
@@ -81,6 +83,8 @@ pub struct Answer {
     pub etag: Option<String>,
     /// `Retry-After` in milliseconds, if it is a number of seconds.
     pub retry_after_ms: Option<u64>,
+    /// `Date`, Unix milliseconds; whole seconds.
+    pub date_ms: Option<u64>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -268,6 +272,7 @@ fn head(response: &ureq::http::Response<Body>) -> Answer {
         retry_after_ms: header(headers, &RETRY_AFTER)
             .and_then(|text| text.trim().parse::<u64>().ok())
             .map(|seconds| seconds.saturating_mul(1000)),
+        date_ms: header(headers, &DATE).and_then(parse_http_date),
         body: Vec::new(),
     }
 }

@@ -69,6 +69,15 @@ pub fn parse_iso(text: &str) -> Result<u64, TimeError> {
     u64::try_from(ms).ok().filter(|ms| *ms <= MAX_MS).ok_or(TimeError)
 }
 
+/// Unix milliseconds of an HTTP `Date` (RFC 9110 §5.6.7), in the one form that is still sent:
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub fn parse_http_date(text: &str) -> Option<u64> {
+    let text = text.trim().strip_suffix(" GMT")?;
+    let (_, date) = text.split_once(", ")?;
+    let time = chrono::NaiveDateTime::parse_from_str(date, "%d %b %Y %H:%M:%S").ok()?;
+    u64::try_from(time.and_utc().timestamp_millis()).ok()
+}
+
 /// Unix milliseconds of what events and the CRL call a time: ISO-8601, seconds or milliseconds (docs/wire.md §7), a number
 /// also as text. `None` for anything else.
 pub fn parse_loose(value: &Value) -> Option<u64> {
@@ -167,6 +176,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn http_dates() {
+        assert_eq!(
+            parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(784_111_777_000)
+        );
+        for wrong in [
+            "",
+            "Sun, 06 Nov 1994 08:49:37",
+            "06 Nov 1994 08:49:37 GMT",
+            "Sun, 99 Nov 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(parse_http_date(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn iso_format_unchanged() {

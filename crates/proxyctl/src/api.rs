@@ -177,6 +177,11 @@ impl<'a> Api<'a> {
         value(&self.get(&format!("/admin/v1/status{query}"), MAX_SMALL_ANSWER_BYTES)?)
     }
 
+    /// The proxy's health, with what only the operator is told.
+    pub(super) fn health_detail(&self) -> Result<Value, Failure> {
+        value(&self.get("/health?detail", MAX_SMALL_ANSWER_BYTES)?)
+    }
+
     /// Begins a new epoch of the feed; what the proxy says of it.
     pub(super) fn new_epoch(&self) -> Result<Value, Failure> {
         value(&self.post("/admin/v1/feed/epoch", "{}")?)

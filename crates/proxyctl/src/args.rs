@@ -80,6 +80,11 @@ pub(super) enum Command {
         #[arg(long, value_parser = agent, value_name = "DID")]
         agent: Option<AgentDid>,
     },
+    /// Looks at the deployment from outside, and says how each thing is and what to do
+    ///
+    /// Without the admin token it looks at what anybody can see. It changes nothing. Exit codes: 0 nothing is bad;
+    /// 1 something is; 3 nobody answers.
+    Doctor,
     /// Shows each revocation as it comes, until it is stopped
     ///
     /// It follows the revocation feed's stream with CLAWDENTITY_FEED_TOKEN. Where that is not set, it reads the ledger

@@ -15,6 +15,7 @@ mod api;
 mod args;
 mod batch;
 mod cost;
+mod doctor;
 mod show;
 mod watch;
 
@@ -110,6 +111,9 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
         }
         _ => {}
     }
+    if matches!(args.command, Command::Doctor) {
+        return doctor::examine(args, environment, terminal);
+    }
     if let (Command::Watch { since }, Some(feed_token)) = (&args.command, &environment.feed_token) {
         let client = client(args, environment, feed_token.trim())?;
         return watch::by_stream(*since, args.json, &client, terminal);
@@ -138,7 +142,9 @@ fn act(args: &Args, environment: &Environment, terminal: &mut Terminal<'_>) -> R
         Command::Watch { since } => watch::by_list(*since, args.json, &api, terminal),
         Command::DeadLetters { what } => dead_letters(what, args.json, &api, terminal),
         // Done above.
-        Command::Completions { .. } | Command::Man | Command::Cost { .. } => Ok(Outcome::Done),
+        Command::Completions { .. } | Command::Man | Command::Cost { .. } | Command::Doctor => {
+            Ok(Outcome::Done)
+        }
         Command::Reconcile => reconcile(args.json, &api, terminal),
         Command::Keys { what: Keys::Refresh } => {
             let answer = api.refresh_keys()?;

@@ -1,5 +1,6 @@
 //! The command against a server in this process: what it sends, and what it prints.
 
+mod doctor;
 mod failures;
 mod support;
 mod watch;

@@ -11,6 +11,7 @@ use worker::Response;
 
 use super::{bad_input, unavailable};
 use crate::app::{App, binding};
+use crate::consumers::dead_letters as letters;
 use crate::core::admin::agent_query;
 use crate::core::admission::RevokedWhat;
 use crate::error::ApiError;
@@ -37,6 +38,13 @@ struct Status<'a> {
     counts: Vec<feed::Count>,
     /// `never`, `fresh`, `stale` or `dead`, in the isolate that answered.
     crl: &'static str,
+    /// What that isolate holds of the registry. Another one may hold something else.
+    isolate: registry::View,
+    /// The signing keys in D1, from which every isolate has them.
+    signing_keys: Option<SigningKeys>,
+    /// When an event of the registry was last applied; none in the last 90 days.
+    last_event_at_ms: Option<u64>,
+    dead_letters: letters::Count,
     /// The last run; `startedAtMs` is 0 where there was none.
     reconciliation: reconciliation::State,
     /// How much of what an earlier proxy kept has been brought into the record.
@@ -45,6 +53,14 @@ struct Status<'a> {
     feed_stream_configured: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<AgentStatus>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SigningKeys {
+    active: usize,
+    /// When the registry was asked for them.
+    fetched_at_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -74,10 +90,9 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         Some(agent) => Some(of_agent(app, agent).await?),
         None => None,
     };
-    let head = feed::head(app).await.map_err(|error| unavailable(app, &error))?;
-    let counts = feed::counts(app)
-        .await
-        .map_err(|error| unavailable(app, &error))?;
+    let d1 = |error: trust::DbError| unavailable(app, &error);
+    let head = feed::head(app).await.map_err(d1)?;
+    let counts = feed::counts(app).await.map_err(d1)?;
     let reconciliation = reconciliation::load(app).await;
     let status = Status {
         version: &app.config.version,
@@ -87,10 +102,17 @@ pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError>
         latest: head.latest,
         counts,
         crl: registry::crl::state(app),
-        reconciliation: reconciliation.map_err(|error| unavailable(app, &error))?,
-        import: trust::takeover::status(app)
+        isolate: registry::view(app),
+        signing_keys: registry::keys::kept(app)
             .await
-            .map_err(|error| unavailable(app, &error))?,
+            .map(|(active, fetched_at_ms)| SigningKeys {
+                active,
+                fetched_at_ms,
+            }),
+        last_event_at_ms: feed::last_event_at_ms(app).await.map_err(d1)?,
+        dead_letters: letters::count(app).await.map_err(d1)?,
+        reconciliation: reconciliation.map_err(d1)?,
+        import: trust::takeover::status(app).await.map_err(d1)?,
         feed_token_configured: app.config.feed_token.is_some(),
         feed_stream_configured: app.env.durable_object(binding::REVOCATION_FEED).is_ok(),
         agent,

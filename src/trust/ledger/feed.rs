@@ -16,19 +16,33 @@ const READ_TIMEOUT_MS: u64 = 5_000;
 
 pub(super) const LATEST: &str = "SELECT COALESCE(MAX(seq), 0) AS latest FROM revocations";
 
-/// Without its row, which a restore to before the first one leaves, the epoch is 0.
-const HEAD: &str = "
-SELECT COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') AS epoch,
-  (SELECT COALESCE(MAX(seq), 0) FROM revocations) AS latest";
+/// Readers see nothing of the kill switch's measurements of itself (`core::canary`): neither the rows nor, as the latest
+/// number, that there are any, for each change of it costs every reader a page. So what a reader calls the latest is the
+/// highest number of a row that is not theirs. A handful of theirs are kept, so this looks at a handful of rows.
+macro_rules! latest_shown {
+    () => {
+        "COALESCE((SELECT seq FROM revocations
+  WHERE agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_' ORDER BY seq DESC LIMIT 1), 0)"
+    };
+}
+pub(in crate::trust) use latest_shown;
 
-/// From the beginning where the position is above the latest number or of another epoch, in the same step. Without the
-/// kill switch's measurements of itself (`core::canary`), so that a page of them alone does not end a reading.
-const PAGE: &str = "
-SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
-WHERE seq > CASE WHEN ?1 > (SELECT COALESCE(MAX(seq), 0) FROM revocations)
-    OR ?3 <> COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') THEN 0 ELSE ?1 END
+/// Without its row, which a restore to before the first one leaves, the epoch is 0.
+const HEAD: &str = concat!(
+    "SELECT COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') AS epoch, ",
+    latest_shown!(),
+    " AS latest"
+);
+
+/// From the beginning where the position is above the latest number or of another epoch, in the same step.
+const PAGE: &str = concat!(
+    "SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms FROM revocations
+WHERE seq > CASE WHEN ?1 > ",
+    latest_shown!(),
+    " OR ?3 <> COALESCE((SELECT epoch FROM feed_epoch WHERE id = 1), '0') THEN 0 ELSE ?1 END
   AND (agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_')
-ORDER BY seq LIMIT ?2";
+ORDER BY seq LIMIT ?2"
+);
 
 /// Streams whose agent is revoked or has no pair left, or whose token is revoked.
 const MAY_NOT_LISTEN: &str = "
@@ -75,6 +89,7 @@ WHERE seq > ?1 AND kind = 'session' AND agent_did = ?2 ORDER BY seq DESC LIMIT 1
 
 const COUNTS: &str = "
 SELECT kind, source, lifted_by IS NULL AS standing, COUNT(*) AS rows FROM revocations
+WHERE agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_'
 GROUP BY kind, source, lifted_by IS NULL ORDER BY 1, 2, 3";
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
@@ -84,8 +99,18 @@ const MAX_LAGS: u64 = 150;
 /// Goes back from the highest number, so that a long ledger costs no more than a short one.
 const LAGS: &str = "
 SELECT recorded_at_ms - revoked_at_ms AS lag_ms FROM
-  (SELECT recorded_at_ms, revoked_at_ms, source FROM revocations ORDER BY seq DESC LIMIT ?2)
+  (SELECT recorded_at_ms, revoked_at_ms, source FROM revocations
+   WHERE agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_' ORDER BY seq DESC LIMIT ?2)
 WHERE source = 'queue' AND recorded_at_ms > ?1";
+
+const LATEST_ROWS: &str = "
+SELECT seq, kind, agent_did, jti, lifts, reason, source, revoked_at_ms, expires_at_ms,
+  recorded_at_ms - revoked_at_ms AS lag_ms FROM revocations
+WHERE agent_did IS NULL OR agent_did NOT LIKE '%:agent:000000000000000000CANARY0_' ORDER BY seq DESC LIMIT ?1";
+
+const LAST_EVENT: &str = "
+SELECT applied_at_ms FROM applied_events WHERE NOT (event_id >= 'canary:' AND event_id < 'canary;')
+ORDER BY applied_at_ms DESC LIMIT 1";
 
 /// A row as D1 returns it.
 #[derive(Deserialize)]
@@ -388,6 +413,38 @@ pub async fn lags_of_the_last_hour(app: &App) -> Result<Vec<u64>, DbError> {
     )
     .await?;
     Ok(rows.iter().rev().map(|row| row.lag_ms.max(0.0) as u64).collect())
+}
+
+/// When an event of the registry was last applied, Unix milliseconds; none in the last 90 days. The kill switch's own
+/// events do not count.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn last_event_at_ms(app: &App) -> Result<Option<u64>, DbError> {
+    #[derive(Deserialize)]
+    struct Last {
+        applied_at_ms: f64,
+    }
+
+    let rows: Vec<Last> = query(app, READ_TIMEOUT_MS, Sql::new(LAST_EVENT, [])).await?;
+    Ok(rows.first().map(|row| row.applied_at_ms as u64))
+}
+
+/// The latest rows, the latest first, each with how long it took from what it tells of to the record, milliseconds.
+///
+/// # Errors
+/// D1 gave no answer.
+pub async fn latest_rows(app: &App, limit: u64) -> Result<Vec<(Item, u64)>, DbError> {
+    #[derive(Deserialize)]
+    struct Recorded {
+        #[serde(flatten)]
+        row: Row,
+        lag_ms: f64,
+    }
+
+    let rows: Vec<Recorded> = query(app, READ_TIMEOUT_MS, Sql::new(LATEST_ROWS, [number(limit)])).await?;
+    let item = |recorded: Recorded| Some((recorded.row.item()?, recorded.lag_ms.max(0.0) as u64));
+    Ok(rows.into_iter().filter_map(item).collect())
 }
 
 /// How many rows of one kind, source and state there are.

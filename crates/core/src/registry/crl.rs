@@ -246,12 +246,17 @@ impl<V: Clone> CrlDesk<V> {
 
     /// The state of the list. Changes nothing.
     pub fn standing(&self, now_ms: u64) -> Standing {
-        match self.slot.as_of_ms().map(|at_ms| now_ms.saturating_sub(at_ms)) {
+        match self.age_ms(now_ms) {
             None => Standing::Never,
             Some(age_ms) if age_ms < self.settings.ages.fresh_ms => Standing::Fresh,
             Some(age_ms) if age_ms < self.settings.ages.stale_ms => Standing::Stale,
             Some(_) => Standing::Dead,
         }
+    }
+
+    /// How old the list is; none where there never was one.
+    pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
+        self.slot.as_of_ms().map(|at_ms| now_ms.saturating_sub(at_ms))
     }
 
     /// The circuit, for its transitions and the status page.
