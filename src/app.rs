@@ -3,7 +3,7 @@
 //! There is one [`App`] for each request, batch, alarm or scheduled run, and a clone is cheap. The settings are
 //! parsed once for each isolate, because an isolate's variables never change. No decision is made here.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -11,7 +11,9 @@ use worker::{Context, D1Database, Env, Queue, Stub};
 
 use crate::clock;
 use crate::config::{Config, Fault};
+use crate::core::metrics::Noted;
 use crate::log::Log;
+use crate::metrics;
 use crate::objects::{self, Address, NoAnswer};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
@@ -45,6 +47,8 @@ pub struct App {
     pub log: Log,
     /// Whether this one's successes are logged (`LOG_SUCCESS_SAMPLE_RATE`). Refusals and failures always are.
     logs_success: bool,
+    /// For the data point of this request.
+    noted: Rc<Cell<Noted>>,
     ctx: Option<Rc<Context>>,
 }
 
@@ -54,6 +58,7 @@ impl App {
     /// # Errors
     /// All faults of the settings.
     pub fn new(env: Env, ctx: Option<Context>) -> Result<Self, Rc<Vec<Fault>>> {
+        metrics::find(&env);
         let config = CONFIG.with(|cell| cell.get_or_init(|| load(&env)).clone())?;
         let logs_success = is_sampled(config.log_success_sample_rate);
         Ok(Self {
@@ -61,6 +66,7 @@ impl App {
             config,
             log: Log,
             logs_success,
+            noted: Rc::default(),
             ctx: ctx.map(Rc::new),
         })
     }
@@ -150,6 +156,18 @@ impl App {
     /// The binding is missing.
     pub fn queue(&self, name: &str) -> worker::Result<Queue> {
         self.env.queue(name)
+    }
+
+    /// What this request has shown of itself, for its data point.
+    pub fn noted(&self) -> Noted {
+        self.noted.get()
+    }
+
+    /// Notes more of it.
+    pub fn note(&self, note: impl FnOnce(&mut Noted)) {
+        let mut noted = self.noted.get();
+        note(&mut noted);
+        self.noted.set(noted);
     }
 
     /// Writes an `info` line about a request that went well, if this request is one of the sample.

@@ -2,7 +2,8 @@
 //!
 //! `message` is a stable name, such as `proxy.auth.verified`, on which operators alert. Everything that varies is in
 //! the other fields. Tokens, nonces, proofs and payloads are never fields. The line is built here and can be tested
-//! natively; only `emit` touches the console, and only on Workers.
+//! natively; only `emit` touches the console, and only on Workers. A line that is counted is a data point as well
+//! (`core::metrics`).
 
 use serde_json::{Map, Value};
 
@@ -71,6 +72,7 @@ impl Log {
     }
 
     fn emit(self, level: Level, message: &str, fields: Value) {
+        crate::metrics::write(|| crate::core::metrics::of_line(message, &fields));
         let line = line(crate::clock::now_ms(), level, message, fields);
         match level {
             Level::Info => worker::console_log!("{line}"),

@@ -2,7 +2,7 @@
 //!
 //! `serve` takes the whole way: request id, route, declared size of the body and per-address limit; then the gate
 //! (`gate.rs`, steps 2 to 7) where the route's row asks for it, which also reads the body; then the handler. Every
-//! answer leaves through it, with its `x-request-id` and one `request.completed` line. Every refusal is written by
+//! answer leaves through it, with its `x-request-id`, one `request.completed` line and one data point. Every refusal is written by
 //! `error_response`. There is one file for each route.
 
 mod admin;
@@ -12,6 +12,7 @@ mod health;
 mod message;
 mod pair;
 mod receipts;
+mod recent;
 mod sign_in;
 mod time;
 
@@ -28,6 +29,7 @@ use crate::config::Fault;
 use crate::core::address::AddressLimit;
 use crate::core::admission::Rate;
 use crate::core::budget::Budget;
+use crate::core::metrics::request as request_point;
 use crate::core::router::{
     self, Access, AdminRoute, BodyLimit, ClawRoute, FeedRoute, Found, KnownAgent, OpenRoute, RouteSpec,
     SMALL_BODY_BYTES,
@@ -37,6 +39,7 @@ use crate::error::ApiError;
 use crate::feed;
 use crate::http::{self, Head, Target, Unread};
 use crate::log::Log;
+use crate::metrics;
 use crate::protocol::code;
 use crate::protocol::ids::{RequestId, Ulid};
 
@@ -79,12 +82,18 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
         _ => response,
     };
     let response = with_request_id(response, &request_id);
+    let took_ms = clock::now_ms().saturating_sub(started_ms);
+    let noted = served_by.as_ref().map(App::noted).unwrap_or_default();
+    if let Some(app) = &served_by {
+        recent::with(app, |recent, now_ms| recent.answered(status, now_ms));
+    }
+    metrics::write(|| Some(request_point(&noted, status, code, took_ms)));
     let mut fields = json!({
         "requestId": request_id.as_str(),
         "method": method,
         "path": path,
         "status": status,
-        "durationMs": clock::now_ms().saturating_sub(started_ms),
+        "durationMs": took_ms,
     });
     if let (Some(code), Some(object)) = (code, fields.as_object_mut()) {
         object.insert("code".into(), code.into());
@@ -113,6 +122,7 @@ async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<R
         }
         Found::Nothing => return Err(ApiError::new(&code::PROXY_NOT_FOUND, "There is no such path.")),
     };
+    app.note(|noted| noted.route = Some(spec.path));
     let headers = request.headers().clone();
     let limit = match spec.body {
         BodyLimit::Small => SMALL_BODY_BYTES,

@@ -16,10 +16,12 @@ use super::receipt_tables::MAX_KEPT_RECEIPTS;
 use super::rows::{Identity, Kept};
 use super::tables::Tables;
 use crate::app::App;
+use crate::core::metrics::delivered;
 use crate::core::relay_queue::authority::Question;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::rate::Bucket;
 use crate::core::relay_queue::{Change, DeadReason, QueueSettings, RelayQueue};
+use crate::metrics;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
 
@@ -267,6 +269,8 @@ impl Awake {
         for change in changes {
             let seq = match change {
                 Change::Delivered { seq } => {
+                    let depth = self.queue.depth();
+                    metrics::write(|| Some(delivered(depth)));
                     self.finish(seq, DeliveryState::Delivered, None, moment)?;
                     for told in self.waiting.remove(&seq).into_iter().flatten() {
                         // Who no longer waits needs no word.

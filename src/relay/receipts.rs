@@ -267,6 +267,7 @@ impl Awake {
             "messageId": identity.request_id.as_str(),
             "deliveryId": identity.deliver_id,
             "reason": reason,
+            "queueDepth": self.queue.depth(),
         });
         moment.app.log.warn("proxy.relay.dead_lettered", fields);
         self.tell_sender(identity, ReceiptStatus::DeadLettered, Some(reason), moment)

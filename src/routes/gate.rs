@@ -18,6 +18,7 @@ use crate::config::Environment;
 use crate::core::admission::unconfirmed::Named;
 use crate::core::admission::{Generation, Rate, StoreValidation};
 use crate::core::budget::Budget;
+use crate::core::operator_page::recent::Decision;
 use crate::core::pipeline::{self, Admission, Policy, Ports, Presented, Refusal, Verified, VerifiedAit};
 use crate::core::provenance::Provenance;
 use crate::core::registry::access::Keep;
@@ -31,6 +32,7 @@ use crate::protocol::issuer::Issuer;
 use crate::protocol::keyset::KeySet;
 use crate::protocol::proof::{AccessToken, ProofHeaders, Timestamp, skew_seconds};
 use crate::registry;
+use crate::routes::recent;
 use crate::trust;
 
 /// One warning line per agent in this time.
@@ -101,6 +103,7 @@ pub async fn admit(
     let refused = |refusal: Refusal, agent: Option<&AgentDid>| {
         let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
         let skew_s = timestamp.map(|timestamp| skew_seconds(app.now_ms(), timestamp));
+        app.note(|noted| noted.skew_s = skew_s);
         let skew_s = skew_s.filter(|skew_s| is_off(app, *skew_s));
         log_refused(app, &head, &refusal, agent, skew_s);
         let mut error = ApiError::from(refusal);
@@ -277,6 +280,10 @@ fn expected_issuer(app: &App, head: &Head) -> Issuer {
 
 fn log_verified(app: &App, head: &Head, verified: &Verified) {
     let caller = &verified.caller;
+    app.note(|noted| {
+        noted.evidence = Some(verified.evidence);
+        noted.skew_s = Some(verified.skew_s);
+    });
     app.log_success(
         "proxy.auth.verified",
         json!({
@@ -288,6 +295,12 @@ fn log_verified(app: &App, head: &Head, verified: &Verified) {
             "evidence": verified.evidence,
         }),
     );
+    decided(app, head, caller.agent(), None);
+    if is_off(app, verified.skew_s) {
+        recent::with(app, |recent, now_ms| {
+            recent.skewed(caller.agent(), verified.skew_s, now_ms)
+        });
+    }
     if is_off(app, verified.skew_s) && warns_now(app, caller.agent()) {
         app.log.warn(
             "proxy.auth.clock_skew",
@@ -296,8 +309,23 @@ fn log_verified(app: &App, head: &Head, verified: &Verified) {
     }
 }
 
+/// For the operator's page.
+fn decided(app: &App, head: &Head, agent: &AgentDid, code: Option<&'static str>) {
+    recent::with(app, |recent, at_ms| {
+        recent.decided(Decision {
+            at_ms,
+            agent: agent.clone(),
+            path: head.target.path().to_owned(),
+            code,
+        });
+    });
+}
+
 /// `agent`: who it is, where its identity and its proof hold.
 fn log_refused(app: &App, head: &Head, refusal: &Refusal, agent: Option<&AgentDid>, skew_s: Option<i64>) {
+    if let Some(agent) = agent {
+        decided(app, head, agent, Some(refusal.code().name));
+    }
     let mut fields = json!({
         "requestId": head.request_id.as_str(),
         "agentDid": agent.map(AgentDid::as_str),

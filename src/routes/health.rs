@@ -94,7 +94,36 @@ pub async fn handle(app: &App, head: &Head) -> Result<Response, ApiError> {
         }
         _ => None,
     };
-    let mut readiness = Readiness {
+    let problems = problems(app).await;
+    let readiness = readiness(app, &problems);
+    let health = Health {
+        status: "ok",
+        ready: problems.is_empty(),
+        version: &app.config.version,
+        environment: app.config.environment.as_str(),
+        readiness,
+        detail,
+    };
+    json_response(200, &health)
+}
+
+/// What keeps this deployment from doing its work, and since when, Unix milliseconds. Looks, if that is due.
+pub async fn problems(app: &App) -> Vec<(Problem, u64)> {
+    let now_ms = app.now_ms();
+    if WATCH.with_borrow(|watch| watch.is_due(now_ms)) {
+        let found = look(app, &readiness(app, &[])).await;
+        WATCH.with_borrow_mut(|watch| watch.looked(found, now_ms));
+    }
+    WATCH.with_borrow(|watch| watch.problems().to_vec())
+}
+
+fn readiness(app: &App, problems: &[(Problem, u64)]) -> Readiness {
+    let said = |(problem, since_ms): &(Problem, u64)| Said {
+        what: problem.as_str(),
+        since: iso_ms(*since_ms),
+        effect: problem.effect(),
+    };
+    Readiness {
         // The settings parsed, or this handler would not have been reached.
         registry_url_configured: true,
         internal_service_credentials_configured: true,
@@ -104,32 +133,9 @@ pub async fn handle(app: &App, head: &Head) -> Result<Response, ApiError> {
         events_queue_binding_configured: app.queue(binding::EVENTS_QUEUE).is_ok(),
         receipt_queue_binding_configured: app.queue(binding::RECEIPT_QUEUE).is_ok(),
         version_source: app.config.version_source,
-        crl: "never",
-        problems: Vec::new(),
-    };
-    let now_ms = app.now_ms();
-    if WATCH.with_borrow(|watch| watch.is_due(now_ms)) {
-        let found = look(app, &readiness).await;
-        WATCH.with_borrow_mut(|watch| watch.looked(found, now_ms));
+        crl: registry::crl::state(app),
+        problems: problems.iter().map(said).collect(),
     }
-    readiness.crl = registry::crl::state(app);
-    readiness.problems = WATCH.with_borrow(|watch| {
-        let said = |(problem, since_ms): &(Problem, u64)| Said {
-            what: problem.as_str(),
-            since: iso_ms(*since_ms),
-            effect: problem.effect(),
-        };
-        watch.problems().iter().map(said).collect()
-    });
-    let health = Health {
-        status: "ok",
-        ready: readiness.problems.is_empty(),
-        version: &app.config.version,
-        environment: app.config.environment.as_str(),
-        readiness,
-        detail,
-    };
-    json_response(200, &health)
 }
 
 async fn look(app: &App, readiness: &Readiness) -> Vec<Problem> {

@@ -35,6 +35,7 @@ use crate::registry::identity::IdentityError;
 use crate::relay::client::{self, RelayError};
 use crate::relay::may_write::{Allowed, MayNot, may_write};
 use crate::relay::protocol::{DeliverCall, Delivery, DeliveryState, RelayCall, RelayReply, hash_of};
+use crate::routes::recent;
 
 /// The 202, in the order of docs/wire.md §5.
 #[derive(Serialize)]
@@ -287,6 +288,17 @@ fn log(
     delivery: &Delivery,
     evidence: &[Provenance],
 ) {
+    app.note(|noted| {
+        noted.delivery = Some(match delivery.state {
+            DeliveryState::Queued => "queued",
+            state if state.is_delivered() => "delivered",
+            _ => "other",
+        });
+        noted.queue_depth = Some(delivery.queue_depth);
+    });
+    if delivery.state == DeliveryState::Queued {
+        recent::with(app, |recent, now_ms| recent.waited(recipient, now_ms));
+    }
     let fields = json!({
         "requestId": incoming.request_id.as_str(),
         "senderAgentDid": caller.agent().as_str(),

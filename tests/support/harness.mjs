@@ -295,6 +295,11 @@ export class World {
     return (await this.send("GET", `/__test/counts${reset ? "?reset" : ""}`)).json;
   }
 
+  /** The data points since the last call, where the variable `METRICS_ARE` is "kept". */
+  async points() {
+    return (await this.send("GET", "/__test/points")).json;
+  }
+
   /** A new runtime on the same storage. Agents made before need the new `proxyUrl`: see `adopt`. */
   async restart(over = {}) {
     await this.#miniflare.dispose();

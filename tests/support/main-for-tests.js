@@ -1,7 +1,7 @@
 // The main module of the worker under test, if a test asks for it (`hooks: true`). It is the real one with ways to
 // do what the platform can do: move the clock, speed up timers, evict an object, lose its storage, lose the
-// database, or lose one call of one piece of work. It counts the calls to the trust objects and to the database. It
-// is never part of a deployed build.
+// database, or lose one call of one piece of work. It counts the calls to the trust objects and to the database, and keeps
+// data points. It is never part of a deployed build.
 import worker, * as built from "./index.js";
 
 const RealDate = Date;
@@ -54,8 +54,22 @@ function watched(target, made = (_, run) => run()) {
   return proxy;
 }
 
+// In place of Analytics Engine: data points are kept, or refused, as the variable `METRICS_ARE` says.
+const points = [];
+const METRICS = {
+  kept: { writeDataPoint: (point) => void points.push(point) },
+  refused: {
+    writeDataPoint() {
+      throw new Error("told to refuse data points");
+    },
+  },
+};
+
 function withWatchedDatabase(env, made) {
-  return env.DB === undefined ? env : { ...env, DB: watched(env.DB, made) };
+  const watchedEnv = { ...env };
+  if (env.DB !== undefined) watchedEnv.DB = watched(env.DB, made);
+  if (env.METRICS_ARE) watchedEnv.METRICS = METRICS[env.METRICS_ARE];
+  return watchedEnv;
 }
 
 // A piece of work is what one request, or the only message of a batch, asks of the entry point: named by the request's
@@ -273,6 +287,7 @@ export default {
       database = url.searchParams.get("is");
       return new Response(null, { status: 204 });
     }
+    if (url.pathname === "/__test/points") return Response.json(points.splice(0));
     if (url.pathname === "/__test/counts") {
       const seen = Response.json(counts);
       if (url.searchParams.has("reset")) Object.assign(counts, { database: 0, alarms: 0, rows: 0, trust: {}, relay: {} });

@@ -185,6 +185,7 @@ pub const DOORS: &[Door] = &[
     page("POST /admin/revoke"),
     page("POST /admin/lift"),
     page("POST /admin/reconcile"),
+    page("POST /admin/keys"),
     page("POST /admin/dead-letters"),
     frame("frame heartbeat", Often::Frames(240)),
     // An acknowledgement must never be refused; one that names nothing does nothing.

@@ -39,6 +39,27 @@ impl Problem {
         }
     }
 
+    /// What an operator does about it.
+    pub fn to_do(self) -> &'static str {
+        match self {
+            Self::BindingMissing => "Compare the deployment with wrangler.toml, and deploy again.",
+            Self::DatabaseUnreachable => {
+                "Look at the status of D1, and at the database's id in wrangler.toml. You can revoke meanwhile: the agents' \
+                 objects need no D1 for it; give the order again once D1 answers."
+            }
+            Self::MigrationsMissing => "Apply them: npm run deploy -- --env ENVIRONMENT does.",
+            Self::TrustStateUnreachable | Self::RelaySessionUnreachable => {
+                "Look at the status of Durable Objects, and at the errors in the log."
+            }
+            Self::SigningKeysUnavailable => {
+                "Press Refresh the signing keys. If it fails, ask the registry's operator."
+            }
+            Self::CrlUnavailable => {
+                "Ask the registry's operator. CRL_STALE_BEHAVIOR = \"fail-open\" admits agents meanwhile."
+            }
+        }
+    }
+
     /// What follows from it.
     pub fn effect(self) -> &'static str {
         match self {

@@ -19,6 +19,7 @@ pub mod feed;
 pub mod health;
 pub mod ledger;
 pub mod listing;
+pub mod metrics;
 pub mod operator_page;
 pub mod pipeline;
 pub mod provenance;

@@ -1,5 +1,5 @@
-//! The operator's page, as far as it can be decided without a network: its sessions, what it calls a problem, and its
-//! HTML.
+//! The operator's page, as far as it can be decided without a network: its sessions, what it calls a problem, what an isolate
+//! remembers for it, its plots and its HTML.
 //!
 //! - A session is a cookie that only the holder of `ADMIN_TOKEN` can make: its expiry, a random part, and an HMAC of both
 //!   under a key made of the token. Nothing is stored, and a new `ADMIN_TOKEN` ends every session.
@@ -7,7 +7,9 @@
 //! - Everything that is shown goes through `html::escape`.
 
 pub mod html;
+pub mod plot;
 pub mod problems;
+pub mod recent;
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;

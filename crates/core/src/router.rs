@@ -76,6 +76,7 @@ pub enum PageRoute {
     Revoke,
     Lift,
     Reconcile,
+    RefreshKeys,
     LetterAction,
 }
 
@@ -237,6 +238,7 @@ pub const ROUTES: &[RouteSpec] = &[
     row(Access::Page(PageRoute::Revoke), "POST", "/admin/revoke", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Page(PageRoute::Lift), "POST", "/admin/lift", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Page(PageRoute::Reconcile), "POST", "/admin/reconcile", &code::PROXY_ADMIN_INVALID_INPUT),
+    row(Access::Page(PageRoute::RefreshKeys), "POST", "/admin/keys", &code::PROXY_ADMIN_INVALID_INPUT),
     row(Access::Page(PageRoute::LetterAction), "POST", "/admin/dead-letters", &code::PROXY_ADMIN_INVALID_INPUT),
 ];
 
@@ -427,6 +429,7 @@ mod tests {
             POST /admin/revoke: page
             POST /admin/lift: page
             POST /admin/reconcile: page
+            POST /admin/keys: page
             POST /admin/dead-letters: page"#]]
         .assert_eq(&rows.join("\n"));
     }

@@ -104,42 +104,6 @@ pub fn facts(pairs: &[(&str, String)]) -> String {
     html
 }
 
-/// Bars, oldest first, against the line of what was promised. Drawn with attributes alone, as the policy allows no inline
-/// style.
-pub fn plot(title: &str, values: &[u64], promised: u64) -> String {
-    const HEIGHT: u64 = 60;
-    const STEP: u64 = 6;
-    const LEAST_WIDTH: u64 = 300;
-    if values.is_empty() {
-        return format!("<p>{}: nothing in the last hour.</p>", escape(title));
-    }
-    let most = values.iter().copied().max().unwrap_or(0).max(promised).max(1);
-    let width = (values.len() as u64 * STEP).max(LEAST_WIDTH);
-    let line = HEIGHT - promised * HEIGHT / most;
-    let mut html = format!(
-        "<figure><figcaption>{0}: {1} in the last hour, the slowest {2} ms, promised under {promised} ms.</figcaption>\
-         <svg role=\"img\" aria-label=\"{0}\" viewBox=\"0 0 {width} {HEIGHT}\" width=\"{width}\" height=\"{HEIGHT}\">",
-        escape(title),
-        values.len(),
-        values.iter().copied().max().unwrap_or(0),
-    );
-    for (n, value) in (0_u64..).zip(values) {
-        let height = (value.saturating_mul(HEIGHT) / most).max(1);
-        let class = if *value > promised { "bad" } else { "bar" };
-        let _ = write!(
-            html,
-            "<rect class=\"{class}\" x=\"{}\" y=\"{}\" width=\"4\" height=\"{height}\"/>",
-            n * STEP,
-            HEIGHT.saturating_sub(height)
-        );
-    }
-    let _ = write!(
-        html,
-        "<line x1=\"0\" x2=\"{width}\" y1=\"{line}\" y2=\"{line}\"/></svg></figure>"
-    );
-    html
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,19 +121,8 @@ mod tests {
             table(evil, &[evil], &[vec![String::new()]], evil),
             table("", &[], &[], evil),
             facts(&[(evil, evil.to_owned())]),
-            plot(evil, &[1], 1),
-            plot(evil, &[], 1),
         ] {
             assert!(html.contains(escaped) && !html.contains("<script"), "{html}");
-        }
-    }
-
-    #[test]
-    fn a_plot_stays_within_its_frame() {
-        for values in [vec![0], vec![1, 5000, 3], vec![u64::MAX / 100; 3]] {
-            let html = plot("Lag", &values, 1000);
-            assert_eq!(html.matches("<rect").count(), values.len());
-            assert!(!html.contains("y=\"-"), "{html}");
         }
     }
 }

@@ -1,5 +1,9 @@
 //! What the first screen answers: is all well, and if it is not, what is to be done.
 
+use clawdentity_protocol::time::iso_ms;
+
+use crate::health;
+
 /// From here on a reconciliation is late: two of its runs are missing.
 const LATE_RECONCILIATION_MS: u64 = 45 * 60 * 1000;
 /// docs/design.md §1: a revocation is in effect in under a second.
@@ -17,8 +21,12 @@ pub struct Measured {
 /// What is known when the page is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// What `/health` says, and since when, Unix milliseconds.
+    pub unready: Vec<(health::Problem, u64)>,
     /// `never`, `fresh`, `stale` or `dead`.
     pub crl: &'static str,
+    /// Circuits that are not closed in the isolate that answers, in words.
+    pub open_circuits: Vec<String>,
     /// When the last reconciliation went through the whole list, Unix milliseconds.
     pub reconciled_at_ms: Option<u64>,
     /// Dead letters, and those of them that are revocations.
@@ -30,6 +38,8 @@ pub struct Facts {
     pub measured: Vec<Measured>,
     /// Bindings that are missing.
     pub missing: Vec<&'static str>,
+    /// D1 did not say what the other figures are.
+    pub record_is_unread: bool,
     pub now_ms: u64,
 }
 
@@ -48,6 +58,25 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
             found.push(Problem { what, to_do });
         }
     };
+    for (problem, since_ms) in &facts.unready {
+        add(
+            true,
+            format!(
+                "{} since {}: {}.",
+                problem.as_str(),
+                iso_ms(*since_ms),
+                problem.effect()
+            ),
+            problem.to_do(),
+        );
+    }
+    let unreachable =
+        |(problem, _): &(health::Problem, u64)| *problem == health::Problem::DatabaseUnreachable;
+    add(
+        facts.record_is_unread && !facts.unready.iter().any(unreachable),
+        "D1 did not answer this page, so it shows little.".into(),
+        "Load it again. If it lasts, look at the status of D1. You can revoke meanwhile: the agents' objects need no D1.",
+    );
     add(
         facts.dead_revocations > 0,
         format!(
@@ -75,6 +104,14 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
         facts.crl == "dead",
         "The registry's revocation list is too old to count.".into(),
         "Ask the registry's operator. Until it answers, revocations come by the queue and from this page alone.",
+    );
+    add(
+        !facts.open_circuits.is_empty(),
+        format!(
+            "The registry fails in this isolate: {}.",
+            facts.open_circuits.join(", ")
+        ),
+        "Known agents go on meanwhile, within the limits of the settings. If it lasts, ask the registry's operator.",
     );
     let age_ms = facts
         .reconciled_at_ms
@@ -198,6 +235,35 @@ mod tests {
                     ..well.clone()
                 },
                 "1001 ms by the way: event",
+            ),
+            (
+                Facts {
+                    unready: vec![(health::Problem::TrustStateUnreachable, NOW_MS)],
+                    ..well.clone()
+                },
+                "trust_state_unreachable since 2023-11-14T22:13:20.000Z: every request of an agent is refused.",
+            ),
+            (
+                Facts {
+                    unready: vec![(health::Problem::DatabaseUnreachable, NOW_MS)],
+                    record_is_unread: true,
+                    ..well.clone()
+                },
+                "database_unreachable since",
+            ),
+            (
+                Facts {
+                    record_is_unread: true,
+                    ..well.clone()
+                },
+                "D1 did not answer",
+            ),
+            (
+                Facts {
+                    open_circuits: vec!["registry_access (known) is open".into()],
+                    ..well.clone()
+                },
+                "registry_access (known) is open",
             ),
             (
                 Facts {
