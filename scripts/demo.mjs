@@ -1,7 +1,7 @@
 // `npm run demo`, beside a running `npm start`: the main job once, from two new agents to a refused sender, each
 // step with its time. Exits with 0 if the revoked sender was refused with 401 PROXY_AUTH_REVOKED.
-const PROXY_URL = "http://127.0.0.1:8787";
-const REGISTRY_URL = "http://127.0.0.1:8788";
+const PROXY_URL = `http://127.0.0.1:${process.env.PROXY_PORT || 8787}`;
+const REGISTRY_URL = `http://127.0.0.1:${process.env.REGISTRY_PORT || 8788}`;
 const REFUSED_WITHIN_MS = 10_000;
 
 const { Agent, pair, registryAt } = await import("../tests/support/agent.mjs").catch(() =>

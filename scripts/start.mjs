@@ -1,13 +1,15 @@
 // `npm start`: everything from a fresh clone to a running proxy. It sets up, builds, applies the migrations, and
 // serves the proxy and the development registry from one process, because only workers of one runtime share a queue.
-// What they store is in .local/state and outlives a restart.
+// What they store is in .local/state and outlives a restart. PROXY_PORT and REGISTRY_PORT name other ports.
 import { join } from "node:path";
 
 import { build } from "./build.mjs";
 import { ROOT, fail, setup } from "./setup.mjs";
 
-const PROXY_PORT = 8787;
-const REGISTRY_PORT = 8788; // in wrangler.toml, REGISTRY_URL
+const PROXY_PORT = Number(process.env.PROXY_PORT || 8787);
+const REGISTRY_PORT = Number(process.env.REGISTRY_PORT || 8788); // in wrangler.toml, REGISTRY_URL
+// Identities are of a registry's address: another port is another world, with a state of its own.
+const STATE = REGISTRY_PORT === 8788 ? ".local/state" : `.local/state-${REGISTRY_PORT}`;
 const RECONCILE_EVERY_MS = 15 * 60_000; // in wrangler.toml, [triggers]
 
 await setup({ ports: [PROXY_PORT, REGISTRY_PORT] });
@@ -19,9 +21,9 @@ const { PROXY, applyMigrations, persistUnder, proxyWorker, registryWorker } = aw
 const at = (port) => ({ host: "127.0.0.1", port });
 const url = (port) => `http://127.0.0.1:${port}`;
 
-const proxy = proxyWorker({ sockets: [at(PROXY_PORT)] });
+const proxy = proxyWorker({ bindings: { REGISTRY_URL: url(REGISTRY_PORT) }, sockets: [at(PROXY_PORT)] });
 const miniflare = new Miniflare({
-  ...persistUnder(join(ROOT, ".local/state")),
+  ...persistUnder(join(ROOT, STATE)),
   host: "127.0.0.1",
   port: 0, // miniflare's own entry: unused, each worker has its port
   cf: false,

@@ -54,9 +54,7 @@ test("every command of the page is one that there is", () => {
   for (const command of commands) {
     const words = command.split(" ");
     if (words[0] === "npm") {
-      assert.ok(scripts.includes(words[2]), command);
-      const dry = spawnSync("npm", [...words.slice(1).map((word) => word), "--dry-run"], { cwd: ROOT, encoding: "utf8" });
-      assert.equal(dry.status, 0, `${command}: ${dry.stderr}`);
+      assert.ok(scripts.includes(words[2]), command); // documents.test.mjs runs it
     } else if (words[0] === "proxyctl") {
       // Wrong usage is 2 with clap's own text; a command line that is right gets as far as the missing token.
       const line = command
