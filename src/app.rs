@@ -12,7 +12,7 @@ use worker::{Context, D1Database, Env, Queue, Stub};
 use crate::clock;
 use crate::config::{Config, Fault};
 use crate::core::metrics::Noted;
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::metrics;
 use crate::objects::{self, Address, NoAnswer};
 use crate::protocol::did::AgentDid;
@@ -179,9 +179,9 @@ impl App {
 }
 
 fn load(env: &Env) -> Result<Rc<Config>, Rc<Vec<Fault>>> {
-    Config::parse(|name| variable(env, name))
-        .map(Rc::new)
-        .map_err(Rc::new)
+    let config = Config::parse(|name| variable(env, name)).map_err(Rc::new)?;
+    log::set_least(config.log_level);
+    Ok(Rc::new(config))
 }
 
 /// A variable's text. `X = 5` and `X = true` in a deployment's file come as JSON, not as text, and count all the same;

@@ -14,6 +14,7 @@ use url::Url;
 use self::reader::Reader;
 pub use self::table::{Kind, SETTINGS, Setting};
 use crate::core::relay_queue::identity::IdentityBlock;
+use crate::log::Level;
 use crate::protocol::issuer::Issuer;
 
 /// Which deployment this is.
@@ -201,6 +202,8 @@ pub struct Config {
     pub cache_max_entries: usize,
     /// Which part of the requests that went well is logged.
     pub log_success_sample_rate: f64,
+    /// The least level of the lines that are written.
+    pub log_level: Level,
     /// The kill switch measures itself this often; 0: never.
     pub canary_interval_ms: u64,
     /// Calls that the platform allows one invocation.

@@ -13,7 +13,7 @@ use crate::protocol::time::iso_ms;
 pub const SERVICE: &str = "proxy";
 
 /// How much an operator should care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Info,
     /// Something degraded; the service goes on.
@@ -49,6 +49,18 @@ pub fn line(now_ms: u64, level: Level, message: &str, fields: Value) -> String {
     Value::Object(object).to_string()
 }
 
+#[cfg(target_arch = "wasm32")]
+thread_local! {
+    /// An isolate's settings never change. What is written before they are read is an error.
+    static LEAST: std::cell::Cell<Level> = const { std::cell::Cell::new(Level::Info) };
+}
+
+/// Writes no line below this level from now on.
+#[cfg(target_arch = "wasm32")]
+pub fn set_least(level: Level) {
+    LEAST.set(level);
+}
+
 /// Writes lines to the console.
 #[cfg(target_arch = "wasm32")]
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +85,9 @@ impl Log {
 
     fn emit(self, level: Level, message: &str, fields: Value) {
         crate::metrics::write(|| crate::core::metrics::of_line(message, &fields));
+        if level < LEAST.get() {
+            return;
+        }
         let line = line(crate::clock::now_ms(), level, message, fields);
         match level {
             Level::Info => worker::console_log!("{line}"),

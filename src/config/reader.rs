@@ -11,6 +11,7 @@ use super::{
     RegistrySettings, RelaySettings, Secret, TrustSettings,
 };
 use crate::core::relay_queue::identity::IdentityBlock;
+use crate::log::Level;
 use crate::protocol::issuer::Issuer;
 
 /// The crate's version, the default of `APP_VERSION`.
@@ -59,6 +60,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         let clock_skew_warn_s = self.int("CLOCK_SKEW_WARN_SECONDS");
         let cache_max_entries = self.int("CACHE_MAX_ENTRIES") as usize;
         let log_success_sample_rate = self.ratio("LOG_SUCCESS_SAMPLE_RATE");
+        let log_level = match self.word("LOG_LEVEL") {
+            Some("error") => Level::Error,
+            Some("warn") => Level::Warn,
+            _ => Level::Info,
+        };
         let canary_interval_ms = self.int("CANARY_INTERVAL_SECONDS") * 1000;
         let subrequests = self.int("SUBREQUESTS_PER_INVOCATION");
         let identity_block = match self.flag_or_word("INJECT_IDENTITY_INTO_MESSAGE") {
@@ -82,6 +88,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             clock_skew_warn_s,
             cache_max_entries,
             log_success_sample_rate,
+            log_level,
             canary_interval_ms,
             subrequests,
             identity_block,

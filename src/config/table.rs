@@ -93,6 +93,7 @@ pub const SETTINGS: &[Setting] = &[
     int("TRUST_STATE_TIMEOUT_MS", "5000", 100, 30_000, "An agent's trust object counts as not answering after this time, retries included."),
     int("REVOKED_MEMORY_MS", "30000", 0, 60_000, "How long an isolate refuses a revoked agent or token without asking its trust object."),
     int("CLOCK_SKEW_WARN_SECONDS", "200", 1, 300, "A caller whose clock is off by more than this is warned."),
+    Setting { name: "LOG_LEVEL", aliases: &[], default: "info", kind: Kind::OneOf(&["info", "warn", "error"]), about: "The least level of the lines that are written. Metrics are counted at every level." },
     Setting { name: "LOG_SUCCESS_SAMPLE_RATE", aliases: &[], default: "1", kind: Kind::Ratio { min: 0.0, max: 1.0 }, about: "Which part of the requests that went well is logged. Refusals and failures always are." },
     int("CANARY_INTERVAL_SECONDS", "300", 0, 86_400, "How often the kill switch measures itself, on agents that nobody has; 0: never."),
     int("SUBREQUESTS_PER_INVOCATION", "10000", 100, 10_000_000, "Calls that the platform allows one invocation: 10,000 on a paid plan unless `limits.subrequests` says more."),

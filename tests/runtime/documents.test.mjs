@@ -127,6 +127,40 @@ test("every command is run as it is typed", async (t) => {
   }
 });
 
+const WRANGLER = readFileSync(join(ROOT, "node_modules/wrangler/wrangler-dist/cli.js"), "utf8");
+
+test("every command within a sentence is one that there is", async () => {
+  const scripts = Object.keys(JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).scripts);
+  const within = DOCUMENTS.flatMap((document) => {
+    const text = readFileSync(join(ROOT, document), "utf8").replace(/^ *```[^]*?^ *```/gm, "");
+    return [...text.matchAll(/`((?:proxyctl|npm|npx wrangler) [^`]+)`/g)].map(([, command]) => command.replace(/\s+/g, " "));
+  });
+  const asked = new Map(); // a program with its subcommands -> the options that it must have
+  for (const command of new Set(within)) {
+    const words = command.split(" ");
+    if (words[0] === "npm") {
+      assert.ok(["start", "test"].includes(words[1]) || scripts.includes(words[2]), command);
+      continue;
+    }
+    const names = words.slice(0, words[0] === "npx" ? 1 : 0).length;
+    const end = words.findIndex((word, at) => at > names && !/^[a-z][a-z0-9-]*$/.test(word));
+    const program = words.slice(0, end === -1 ? undefined : end).join(" ");
+    const options = words.filter((word) => /^--[a-z]/.test(word));
+    asked.set(program, new Set([...(asked.get(program) ?? []), ...options]));
+  }
+  assert.ok(asked.size > 15);
+  await Promise.all([...asked].map(async ([program, options]) => {
+    if (program.startsWith("npx ")) {
+      // Its own help takes it seconds to print.
+      assert.ok(WRANGLER.includes(`"${program.slice(4)}"`), program);
+      return;
+    }
+    const { code, out } = await typed(`${program} --help`);
+    assert.equal(code, 0, `${program}: ${out}`);
+    for (const option of options) assert.ok(out.includes(option), `${program} has no ${option}: ${out}`);
+  }));
+});
+
 test("npm start serves, npm run demo shows the main job on it, and both end", async () => {
   const free = () => new Promise((resolve) => {
     const probe = createServer().listen(0, "127.0.0.1", () => {

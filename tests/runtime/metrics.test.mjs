@@ -84,9 +84,12 @@ test("every kind of the code is in the document, and the document's queries name
 });
 
 test("a dataset that refuses points costs nobody anything", () =>
-  inWorld({ hooks: true, bindings: { METRICS_ARE: "refused" } }, async (world) => {
+  inWorld({ hooks: true, bindings: { METRICS_ARE: "refused", LOG_LEVEL: "warn" } }, async (world) => {
     const [alice, bob] = await world.couple();
     await bob.connect(ackAll);
     assert.equal((await alice.message(bob, { n: 1 })).status, 202);
     assert.equal((await world.send("GET", "/health")).json.status, "ok");
+    assert.equal((await world.send("GET", "/nothing")).status, 404);
+    const levels = await eventually(() => world.logged("request.completed").length > 0 && world.logs.map(({ level }) => level));
+    assert.ok(!levels.includes("info"), "LOG_LEVEL is warn");
   }));

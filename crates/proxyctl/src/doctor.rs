@@ -227,7 +227,9 @@ fn clock(theirs_ms: Option<u64>, ours_ms: u64) -> Finding {
     let finding = format!("This machine's clock is {off_s} s {way} the proxy's.");
     match off_s {
         ..=CLOCKS_AGREE_S => Finding::well("clock", "This machine's clock and the proxy's agree."),
-        ..=CLOCK_IS_OFF_S => Finding::new("clock", State::Note, finding, "Set this machine's clock by NTP."),
+        _ if off_s <= CLOCK_IS_OFF_S => {
+            Finding::new("clock", State::Note, finding, "Set this machine's clock by NTP.")
+        }
         _ => Finding::new(
             "clock",
             State::Bad,

@@ -221,7 +221,7 @@ mod tests {
             at_ms: NOW_MS + n,
             agent: agent(who),
             path: "/hooks/message".into(),
-            code: (n % 2 == 0).then_some("PROXY_AUTH_REVOKED"),
+            code: n.is_multiple_of(2).then_some("PROXY_AUTH_REVOKED"),
         };
         for n in 0..2000 {
             recent.decided(decision(n, u128::from(n % 3)));
