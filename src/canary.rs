@@ -18,7 +18,7 @@ use crate::app::{App, binding};
 use crate::clock;
 use crate::core::admission::TokenRevocation;
 use crate::core::canary::{self, OfWay, Run, Stage, Times, Watch, Way};
-use crate::feed;
+use crate::feed::{self, Told};
 use crate::protocol::did::{AgentDid, Authority, HumanDid};
 use crate::protocol::ids::Ulid;
 use crate::protocol::revocation::Source;
@@ -307,9 +307,12 @@ impl<'a> Canary<'a> {
                 }
             }
             if watch.awaits(Stage::Feed) {
-                let poked_at_ms = feed::canary_poked_at_ms(self.app, &self.agent).await;
-                if poked_at_ms.is_some_and(|at_ms| canary::is_of_this_run(at_ms, started_ms)) {
-                    watch.saw(Stage::Feed, self.app.now_ms());
+                match feed::told_of_canary(self.app, &self.agent).await {
+                    Told::At(at_ms) if canary::is_of_this_run(at_ms, started_ms) => {
+                        watch.saw(Stage::Feed, self.app.now_ms());
+                    }
+                    Told::At(_) | Told::No => {}
+                    Told::Unknown => watch.leave_out_feed(),
                 }
             }
         }

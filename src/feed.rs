@@ -34,6 +34,8 @@ const CALL_HEADER: &str = "x-clawdentity-feed-call";
 /// The epoch of a stream's numbers, for a reader that begins with a number of its own.
 const EPOCH_HEADER: &str = "x-claw-feed-epoch";
 const POKE_TIMEOUT_MS: u64 = 2_000;
+/// The object's answer to a call that it does not know.
+const NOT_A_CALL: u16 = 400;
 
 /// What is asked of the object.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,14 +98,29 @@ pub async fn poke(app: &App, agents: Vec<AgentDid>) {
     }
 }
 
-/// When the object was last told of this canary, by its clock, Unix milliseconds. None where it was not, or gives no answer.
-pub async fn canary_poked_at_ms(app: &App, canary: &AgentDid) -> Option<u64> {
+/// What the object knows of a canary.
+pub enum Told {
+    /// When it was last told of it, by its clock, Unix milliseconds.
+    At(u64),
+    /// It was not told of it, or gives no answer.
+    No,
+    /// It runs an earlier version, which cannot say.
+    Unknown,
+}
+
+/// Asks the object when it was last told of a canary.
+pub async fn told_of_canary(app: &App, canary: &AgentDid) -> Told {
     let told = Call::Told {
         canary: canary.clone(),
     };
-    let answer = clock::within_ms(POKE_TIMEOUT_MS, call(app, POKE_URL, &told)).await?;
-    let text = answer.ok()?.text().await.ok()?;
-    text.parse().ok()
+    match clock::within_ms(POKE_TIMEOUT_MS, call(app, POKE_URL, &told)).await {
+        Some(Ok(response)) if response.status_code() == NOT_A_CALL => Told::Unknown,
+        Some(Ok(mut response)) => {
+            let text = response.text().await.unwrap_or_default();
+            text.parse().map_or(Told::No, Told::At)
+        }
+        _ => Told::No,
+    }
 }
 
 /// Whether the caller has it already.

@@ -20,7 +20,7 @@ use serde_json::json;
 use worker::{DurableObject, Env, Request, Response, ResponseBuilder, State, durable_object};
 
 use super::bundle::{Built, build};
-use super::{CALL_HEADER, Call, EPOCH_HEADER, tag};
+use super::{CALL_HEADER, Call, EPOCH_HEADER, NOT_A_CALL, tag};
 use crate::app::App;
 use crate::clock;
 use crate::core::admin::matches_tag;
@@ -84,7 +84,7 @@ impl DurableObject for RevocationFeed {
         let call = request.headers().get(CALL_HEADER)?;
         let call = call.and_then(|text| serde_json::from_str(&text).ok());
         let (Some(call), Ok(app)) = (call, App::new(self.env.clone(), None)) else {
-            return Response::error("not a call", 400);
+            return Response::error("not a call", NOT_A_CALL);
         };
         match call {
             Call::Stream(listener) => open(&app, &self.shared, listener).await,

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { eventually, start } from "../support/harness.mjs";
+import { eventually, inWorld, start } from "../support/harness.mjs";
 import { ulid } from "../support/socket.mjs";
 
 const ADMIN = "an-operators-token-for-tests-000000";
@@ -16,8 +16,8 @@ before(async () => {
 after(() => world?.stop());
 
 /** One request as a browser makes it; redirects are looked at, not followed. */
-async function ask(path, { cookie, form } = {}) {
-  const response = await fetch(new URL(path, world.proxyUrl), {
+async function ask(path, { cookie, form, of = world } = {}) {
+  const response = await fetch(new URL(path, of.proxyUrl), {
     method: form ? "POST" : "GET",
     headers: cookie ? { cookie } : {},
     body: form ? new URLSearchParams(form) : undefined,
@@ -26,8 +26,8 @@ async function ask(path, { cookie, form } = {}) {
   return { status: response.status, headers: response.headers, text: await response.text() };
 }
 
-async function signIn(token = ADMIN) {
-  const answer = await ask("/admin/sign-in", { form: { token } });
+async function signIn(token = ADMIN, of = world) {
+  const answer = await ask("/admin/sign-in", { form: { token }, of });
   const set = answer.headers.get("set-cookie");
   return { ...answer, set, cookie: set?.split(";")[0] };
 }
@@ -123,4 +123,36 @@ test("the first screen says what is wrong and what to do, and that all is well o
 
   const out = await ask("/admin/sign-out", { cookie, form: { csrf } });
   assert.match(out.headers.get("set-cookie"), /Max-Age=0/);
+});
+
+test("in an outage of the registry its figures are those of the system, and what it offers still works", () => {
+  const bindings = { ADMIN_TOKEN: ADMIN, REGISTRY_KEYS_FRESH_MS: "1", REGISTRY_KEYS_STALE_MS: "1" };
+  return inWorld({ hooks: true, bindings }, async (own) => {
+    const [alice, bob] = await own.couple();
+    const { cookie } = await signIn(ADMIN, own);
+    const overview = async () => (await ask("/admin", { cookie, of: own })).text;
+    const csrf = csrfOf(await overview());
+    assert.equal((await ask("/admin/reconcile", { cookie, form: { csrf }, of: own })).status, 303);
+    assert.match(await overview(), /All is well\./);
+
+    await own.fault("all", "500");
+    for (let n = 0; n < 6; n++) assert.equal((await alice.message(bob, { n })).status, 503);
+    await own.moveClock(1_100); // /health looks once a second
+    const bad = await overview();
+    assert.doesNotMatch(bad, /All is well/);
+    assert.match(bad, /signing_keys_unavailable since 20[^<]*: every request of an agent is refused/);
+    assert.match(bad, /The registry fails in this isolate: registry_keys is open/);
+    assert.match(bad, /Circuits, in this isolate<\/dt><dd>registry_keys is open</);
+    const lines = own.logged("request.completed").map(({ status }) => status);
+    const failed = lines.filter((status) => status >= 500).length;
+    assert.equal(Number(/(\d+) failed\./.exec(bad)[1]), failed);
+    assert.equal((await ask("/admin/keys", { cookie, form: { csrf }, of: own })).status, 503, "said, not hidden");
+    const revoked = await ask("/admin/revoke", { cookie, form: { csrf, agentDid: bob.agentDid }, of: own });
+    assert.equal(revoked.headers.get("location"), "/admin?done=revoked");
+
+    await own.fault("all", "none");
+    await own.moveClock(35_000);
+    assert.equal((await ask("/admin/keys", { cookie, form: { csrf }, of: own })).headers.get("location"), "/admin?done=refreshed");
+    assert.match(await overview(), /Circuits, in this isolate<\/dt><dd>all closed</);
+  });
 });
