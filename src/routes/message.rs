@@ -219,10 +219,11 @@ fn optional(
     parse: impl Fn(&str) -> Result<String, &'static str>,
 ) -> Result<Option<String>, ApiError> {
     let header = incoming.header(name).unwrap_or_default();
-    let text = header.trim();
-    if text.is_empty() {
+    if header.trim().is_empty() {
         return Ok(None);
     }
+    // What surrounds a header's value (RFC 9110 §5.5), and no more: other white space may be a control character.
+    let text = header.trim_matches([' ', '\t']);
     parse(text).map(Some).map_err(|reason| {
         ApiError::new(code, format!("{name} was not accepted.")).with_details(json!({ "reason": reason }))
     })

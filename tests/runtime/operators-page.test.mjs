@@ -54,7 +54,7 @@ test("without a session there is the sign-in alone; a session is for this page a
   assert.ok(!overview.text.includes(ADMIN));
   assert.match((await ask("/admin", { cookie: `${cookie}x` })).text, /<h1>Sign in<\/h1>/);
   const wrong = await signIn("another-token-that-is-wrong-0000000");
-  assert.equal(wrong.status, 401);
+  assert.deepEqual([wrong.status, wrong.headers.get("www-authenticate")], [401, "Bearer"]);
   assert.equal(wrong.set, null);
 });
 

@@ -29,3 +29,6 @@ pub mod retry;
 pub mod router;
 pub mod sign_in;
 pub mod takeover;
+
+#[cfg(test)]
+mod caps;

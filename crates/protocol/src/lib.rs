@@ -35,3 +35,6 @@ pub mod time;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+#[cfg(test)]
+mod caps;

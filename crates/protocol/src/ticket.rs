@@ -86,7 +86,8 @@ pub struct Ticket {
     pub sig: [u8; 64],
 }
 
-/// What a chat or a mail client puts around a text or into it, and nobody sees: none of it is of a ticket's alphabet.
+/// What a chat or a mail client puts into a text, and nobody sees, and the quotes that it may break over lines: none of it
+/// is of a ticket's alphabet.
 fn is_wrapping(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()
@@ -95,21 +96,21 @@ fn is_wrapping(c: char) -> bool {
             '`' | '"' | '\'' | '´'
                 | '\u{2018}'..='\u{201f}' // curly quotes
                 | '«' | '»' | '‹' | '›'
-                | '\u{ad}' // soft hyphen
+                | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' // soft hyphen, and others without a width
                 | '\u{200b}'..='\u{200f}' // zero-width characters and marks of direction
                 | '\u{202a}'..='\u{202e}'
                 | '\u{2060}'..='\u{2064}'
                 | '\u{2066}'..='\u{2069}'
+                | '\u{fe00}'..='\u{fe0f}' // variation selectors
                 | '\u{feff}'
         )
 }
 
-/// What a sentence puts before a ticket or behind it.
-fn is_punctuation(c: char) -> bool {
-    matches!(
-        c,
-        '.' | ',' | ';' | ':' | '!' | '?' | '(' | ')' | '[' | ']' | '<' | '>' | '{' | '}' | '*' | '…'
-    )
+/// What may stand around a ticket: quotes of any script, brackets, marks of a list or of emphasis, what ends a sentence. A
+/// ticket begins with a letter, and the base64url of an object ends with a letter or a digit. What other alphabets of base64
+/// have stays, and is refused.
+fn is_around(c: char) -> bool {
+    !c.is_ascii_alphanumeric() && !matches!(c, '=' | '+' | '/')
 }
 
 /// The field order is that of the signed bytes: docs/wire.md §5.
@@ -137,7 +138,7 @@ impl Ticket {
             return Err(FORMAT);
         }
         let text: String = text.chars().filter(|c| !is_wrapping(*c)).collect();
-        let text = text.trim_matches(is_punctuation);
+        let text = text.trim_matches(is_around);
         let json = b64::decode(text.strip_prefix(PREFIX).ok_or(FORMAT)?).map_err(|_| FORMAT)?;
         let wire: Wire = object(&json).ok_or_else(|| version_of(&json).err().unwrap_or(FORMAT))?;
         if wire.v != VERSION {
@@ -298,6 +299,16 @@ mod tests {
             format!("({text})."),
             format!("<{text}>"),
             format!("**{text}**!"),
+            format!("_{text}_"),
+            format!("~~{text}~~ |"),
+            format!("- {text}"),
+            format!("• {text}。"),
+            format!("> {a}\u{200b}\n{b}"),
+            format!("「{text}」、"),
+            format!("＂{text}＂"),
+            format!("❝{text}❞ — "),
+            format!("″{a}\u{fe0f}{b}\u{180e}″\\"),
+            format!("\\\"{text}\\\""),
         ] {
             assert_eq!(Ticket::parse(&dressed), Ok(ticket()), "{dressed}");
         }

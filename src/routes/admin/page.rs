@@ -194,6 +194,10 @@ fn answer(status: u16, kind: &str, body: String, more: Option<Vec<(&str, String)
     for (name, value) in more.into_iter().flatten() {
         let _ = headers.set(name, &value);
     }
+    if status == 401 {
+        // RFC 9110 §11.6.1 asks for a challenge. Browsers do nothing on this one.
+        let _ = headers.set("www-authenticate", "Bearer");
+    }
     ResponseBuilder::new()
         .with_status(status)
         .with_headers(headers)

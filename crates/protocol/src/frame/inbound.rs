@@ -1,11 +1,12 @@
 //! Parses the frames that a connector sends.
 //!
 //! The first pass reads `type` and `id`, whatever the rest of the frame is, so that a broken `enqueue` can be
-//! answered. The second pass reads the whole frame and accepts nothing but its own fields. A `type` or `id` that is
-//! given twice counts as missing.
+//! answered; they count even if the text behind them is not JSON at all (`NaN` is what some connectors write). The
+//! second pass reads the whole frame and accepts nothing but its own fields. A `type` or `id` that is given twice counts
+//! as missing.
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
@@ -25,7 +26,13 @@ pub fn parse_inbound(frame: &str) -> Result<InboundFrame, FrameError> {
     if frame.len() > MAX_INBOUND_FRAME_BYTES {
         return Err(FrameError::Unreadable);
     }
-    let head: Head = serde_json::from_str(frame).map_err(|_| FrameError::Unreadable)?;
+    let (head, fault) = Head::read(frame);
+    if let Some(reason) = fault {
+        return Err(match (head.kind.as_deref(), head.id) {
+            (Some("enqueue"), Some(id)) => FrameError::BadEnqueue { id, reason },
+            _ => FrameError::Unreadable,
+        });
+    }
     match head.kind.as_deref() {
         Some("heartbeat") => {
             let Heartbeat { id, .. } = closed(frame)?;
@@ -105,37 +112,61 @@ struct Head {
     id: Option<Ulid>,
 }
 
-impl<'de> Deserialize<'de> for Head {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HeadVisitor;
+impl Head {
+    /// What could be read, and what is wrong with the text if it is not JSON.
+    fn read(frame: &str) -> (Self, Option<&'static str>) {
+        let text = frame.strip_prefix('\u{feff}').unwrap_or(frame);
+        let mut seen = Seen::default();
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let read = (&mut seen)
+            .deserialize(&mut deserializer)
+            .and_then(|()| deserializer.end());
+        let fault = match read {
+            Err(_) => Some("the frame is not JSON"),
+            Ok(()) if text.len() < frame.len() => Some("a byte order mark stands before the frame"),
+            Ok(()) => None,
+        };
+        let head = Self {
+            kind: single(&seen.kinds),
+            id: single(&seen.ids),
+        };
+        (head, fault)
+    }
+}
 
-        impl<'de> Visitor<'de> for HeadVisitor {
-            type Value = Head;
+#[derive(Default)]
+struct Seen<'de> {
+    kinds: Vec<&'de RawValue>,
+    ids: Vec<&'de RawValue>,
+}
 
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a frame")
-            }
+impl<'de> DeserializeSeed<'de> for &mut Seen<'de> {
+    type Value = ();
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
-                let (mut kinds, mut ids) = (Vec::new(), Vec::new());
-                // Raw, because a key that is not valid Unicode must not keep the sender from its answer.
-                while let Some(key) = map.next_key::<&RawValue>()? {
-                    match field::<String>(key).unwrap_or_default().as_str() {
-                        "type" => kinds.push(map.next_value::<&RawValue>()?),
-                        "id" => ids.push(map.next_value::<&RawValue>()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Seen<'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a frame")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        // Raw, because a key that is not valid Unicode must not keep the sender from its answer.
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            match field::<String>(key).unwrap_or_default().as_str() {
+                "type" => self.kinds.push(map.next_value::<&RawValue>()?),
+                "id" => self.ids.push(map.next_value::<&RawValue>()?),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
                 }
-                Ok(Head {
-                    kind: single(&kinds),
-                    id: single(&ids),
-                })
             }
         }
-
-        deserializer.deserialize_map(HeadVisitor)
+        Ok(())
     }
 }
 

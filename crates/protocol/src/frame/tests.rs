@@ -433,6 +433,58 @@ fn a_payload_is_never_rewritten() {
     }
 }
 
+/// What stands before the fault counts, as its sender waits for an answer.
+#[test]
+fn an_enqueue_that_is_not_json_is_answered_where_its_id_can_be_read() {
+    let to = format!(r#","toAgentDid":"{}","payload":"#, agent(4));
+    let whole = text("enqueue", &format!("{to}{{}}"));
+    let answered = |frame: &str| match parse_inbound(frame) {
+        Err(FrameError::BadEnqueue { id, reason }) => {
+            assert_eq!(id, ulid(1));
+            Some(reason)
+        }
+        _ => None,
+    };
+    let not_json = Some("the frame is not JSON");
+    for payload in [
+        "NaN",
+        "Infinity",
+        "",
+        "{}x",
+        "/**/{}",
+        "\"\u{1}\"",
+        "{'a':1}",
+        "[1,]",
+        "{\"a\"",
+    ] {
+        assert_eq!(
+            answered(&text("enqueue", &format!("{to}{payload}"))),
+            not_json,
+            "{payload}"
+        );
+    }
+    assert_eq!(answered(&format!("{whole}{whole}")), not_json);
+    assert_eq!(
+        answered(&format!("\u{feff}{whole}")),
+        Some("a byte order mark stands before the frame")
+    );
+    let (head, _) = whole.split_once("toAgentDid").unwrap();
+    assert_eq!(answered(head), not_json);
+    let before_the_id = whole.replacen("{", r#"{"x":NaN,"#, 1);
+    let unreadable = [
+        before_the_id,
+        text("heartbeat", r#","x":NaN"#),
+        format!("\u{feff}{}", text("heartbeat", "")),
+        whole.replacen("\"id\":", "\"id\":NaN,\"id\":", 1),
+    ];
+    for frame in unreadable {
+        assert!(
+            matches!(parse_inbound(&frame), Err(FrameError::Unreadable)),
+            "{frame}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn no_frame_panics(junk in "\\PC{0,80}", kind in "(heartbeat|enqueue|deliver_ack|x)", fields in "(,\"\\PC{0,20}\":\\PC{0,20}){0,3}") {
