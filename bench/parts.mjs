@@ -10,8 +10,9 @@ import { inWorld } from "../tests/support/harness.mjs";
 import { event } from "../tests/support/revocation.mjs";
 import { ackAll, ulid } from "../tests/support/socket.mjs";
 import { ROOT } from "../scripts/setup.mjs";
+import { growth } from "./growth.mjs";
 
-export const parts = { ratios, enqueue, drain, costs, revocation };
+export const parts = { ratios, growth, enqueue, drain, costs, revocation };
 
 const median = (values) => percentile(values, 0.5);
 const ms = (value) => `${value.toFixed(2)} ms`;
@@ -75,7 +76,7 @@ async function ratios(say) {
         for (const side of ["ours", "floor"]) took[side].push((await cpuOf(cpu[side], sides[side].operations[name], COUNT / each)) / each);
       }
       const [ours, floor] = [median(took.ours), median(took.floor)];
-      say(`${name}: ${micros(ours)}, floor ${micros(floor)}, ratio ${(ours / floor).toFixed(2)}`);
+      say(`${name}: ${micros(ours)}, floor ${micros(floor)}, ratio ${(ours / floor).toFixed(2)}`, { [name]: ours / floor });
     }
   });
   await bare.stop();
@@ -210,7 +211,10 @@ async function costs(say) {
       for (let n = 0; n < COUNT; n++) await one(n);
       const { rows, database, alarms, trust, relay } = await world.counts(true);
       const calls = (of) => Object.values(of).reduce((sum, count) => sum + count, 0) / COUNT;
-      say(`${name}: ${rows / COUNT} rows, ${calls(trust)} calls to trust objects, ${calls(relay)} to relay sessions, ${database / COUNT} questions to D1, ${alarms / COUNT} alarms`);
+      say(
+        `${name}: ${rows / COUNT} rows, ${calls(trust)} calls to trust objects, ${calls(relay)} to relay sessions, ${database / COUNT} questions to D1, ${alarms / COUNT} alarms`,
+        { [`${name}, rows`]: rows / COUNT, [`${name}, calls`]: calls(trust) + calls(relay), [`${name}, D1`]: database / COUNT },
+      );
     }
     await Promise.all([from.close(), to.close()]);
   });
