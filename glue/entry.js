@@ -5,6 +5,7 @@
 // then never settle, and a caller of a Durable Object would hang. So each call is remembered here until it settles,
 // and all of them fail at once when the instance ends.
 import { DurableObject } from "cloudflare:workers";
+import { linesOf } from "./http.js";
 import * as wasm from "./index.js";
 
 // Rust's futures are woken by microtasks, some forty in a request. One by way of a settled promise is an order of
@@ -116,7 +117,7 @@ export class AgentRelaySession extends durable(wasm.AgentRelaySession) {
 }
 
 export default {
-  fetch: (request, env, ctx) => guarded(() => wasm.fetch(request, env, ctx)).catch(() => internalError(request)),
+  fetch: (request, env, ctx) => guarded(() => wasm.fetch(linesOf(request), request, env, ctx)).catch(() => internalError(request)),
   queue: (batch, env, ctx) => guarded(() => wasm.queue(batch, env, ctx)),
   scheduled: (event, env, ctx) => guarded(() => wasm.scheduled(event, env, ctx)),
 };

@@ -64,14 +64,14 @@ export async function build() {
 
 function optimise(from, to) {
   const program = join(ROOT, "node_modules/binaryen/bin/wasm-opt");
-  run(process.execPath, [program, from, "-o", to, "-O3", ...WASM_FEATURES.map((name) => `--enable-${name}`)]);
+  run(process.execPath, [program, from, "-o", to, "-O1", ...WASM_FEATURES.map((name) => `--enable-${name}`)]);
 }
 
 async function bundle(pkg) {
   // workerd hands a compiled module over by a plain import; wasm-bindgen writes the newer source-phase import.
   const bindings = join(pkg, "index.js");
   writeFileSync(bindings, readFileSync(bindings, "utf8").replace("import source ", "import "));
-  copyFileSync(join(ROOT, "glue/entry.js"), join(pkg, "entry.js"));
+  for (const name of ["entry.js", "http.js"]) copyFileSync(join(ROOT, "glue", name), join(pkg, name));
   const esbuild = await import("esbuild");
   await esbuild.build({
     absWorkingDir: pkg,

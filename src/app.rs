@@ -17,6 +17,7 @@ use crate::metrics;
 use crate::objects::{self, Address, NoAnswer};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
+use crate::random;
 
 thread_local! {
     static CONFIG: OnceCell<Result<Rc<Config>, Rc<Vec<Fault>>>> = const { OnceCell::new() };
@@ -81,9 +82,7 @@ impl App {
     /// # Errors
     /// The generator failed: the caller must refuse, never go on with zeros.
     pub fn random<const N: usize>(&self) -> Result<[u8; N], getrandom::Error> {
-        let mut bytes = [0; N];
-        getrandom::fill(&mut bytes)?;
-        Ok(bytes)
+        random::bytes()
     }
 
     /// A new ULID of this moment.
@@ -171,9 +170,9 @@ impl App {
     }
 
     /// Writes an `info` line about a request that went well, if this request is one of the sample.
-    pub fn log_success(&self, message: &str, fields: Value) {
+    pub fn log_success(&self, message: &str, fields: impl FnOnce() -> Value) {
         if self.logs_success {
-            self.log.info(message, fields);
+            self.log.info(message, fields());
         }
     }
 }
@@ -201,8 +200,8 @@ fn variable(env: &Env, name: &str) -> Option<String> {
 
 /// Whether one in so many is this one. Without randomness every one is.
 fn is_sampled(rate: f64) -> bool {
-    let mut random = [0; 4];
     rate >= 1.0
-        || getrandom::fill(&mut random).is_err()
-        || f64::from(u32::from_le_bytes(random)) < rate * 4_294_967_296.0
+        || random::bytes().map_or(true, |bytes| {
+            f64::from(u32::from_le_bytes(bytes)) < rate * 4_294_967_296.0
+        })
 }

@@ -14,14 +14,14 @@ pub mod stream;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use worker::{Headers, Method, Request, RequestInit, Response, Stub};
+use worker::{Headers, Method, Request, RequestInit, Stub};
 
 use crate::app::{App, binding};
 use crate::clock;
 use crate::core::admin::matches_tag;
 use crate::core::feed::{Listener, epoch_query};
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, Response};
 use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::revocation::tag;
@@ -66,7 +66,7 @@ enum NoAnswer {
     Failed(String),
 }
 
-async fn call(app: &App, url: &str, call: &Call) -> Result<Response, NoAnswer> {
+async fn call(app: &App, url: &str, call: &Call) -> Result<worker::Response, NoAnswer> {
     let namespace = app.env.durable_object(binding::REVOCATION_FEED);
     let namespace = namespace.map_err(|_| NoAnswer::NoBinding)?;
     let work = async {
@@ -77,7 +77,7 @@ async fn call(app: &App, url: &str, call: &Call) -> Result<Response, NoAnswer> {
         init.with_method(Method::Get).with_headers(headers);
         stub.fetch_with_request(Request::new_with_init(url, &init)?).await
     };
-    let answer: worker::Result<Response> = work.await;
+    let answer: worker::Result<worker::Response> = work.await;
     answer.map_err(|error| NoAnswer::Failed(error.to_string()))
 }
 
@@ -125,7 +125,7 @@ pub async fn told_of_canary(app: &App, canary: &AgentDid) -> Told {
 
 /// Whether the caller has it already.
 fn is_known(incoming: &Incoming, etag: &str) -> bool {
-    matches_tag(incoming.header("if-none-match").as_deref(), etag)
+    matches_tag(incoming.header("if-none-match"), etag)
 }
 
 /// The answer, or 304 where the caller has it already.
@@ -134,17 +134,13 @@ fn tagged(
     etag: &str,
     answer: impl FnOnce() -> Result<Response, ApiError>,
 ) -> Result<Response, ApiError> {
-    let mut response = match is_known(incoming, etag) {
-        true => Response::empty()
-            .map_err(|_| crate::http::internal())?
-            .with_status(304),
+    let response = match is_known(incoming, etag) {
+        true => Response::new(304, Vec::new()),
         false => answer()?,
     };
-    let headers = response.headers_mut();
-    // Literal names, letters and numbers: setting them cannot fail.
-    let _ = headers.set("etag", etag);
-    let _ = headers.set("cache-control", "private, no-cache");
-    Ok(response)
+    Ok(response
+        .with_header("etag", etag)
+        .with_header("cache-control", "private, no-cache"))
 }
 
 fn bad_query(reason: &'static str) -> ApiError {
@@ -152,7 +148,7 @@ fn bad_query(reason: &'static str) -> ApiError {
 }
 
 fn epoch_of(incoming: &Incoming) -> Result<Option<String>, ApiError> {
-    epoch_query(incoming.target.url.query_pairs()).map_err(bad_query)
+    epoch_query(incoming.target.query_pairs()).map_err(bad_query)
 }
 
 fn unavailable(app: &App, error: &impl std::fmt::Display) -> ApiError {

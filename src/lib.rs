@@ -28,6 +28,8 @@ mod metrics;
 #[cfg(target_arch = "wasm32")]
 mod objects;
 #[cfg(target_arch = "wasm32")]
+mod random;
+#[cfg(target_arch = "wasm32")]
 mod registry;
 #[cfg(target_arch = "wasm32")]
 mod relay;
@@ -36,12 +38,15 @@ mod revocation;
 #[cfg(target_arch = "wasm32")]
 mod routes;
 #[cfg(target_arch = "wasm32")]
+mod sql;
+#[cfg(target_arch = "wasm32")]
 mod trust;
 
 #[cfg(target_arch = "wasm32")]
 mod entry {
+    use wasm_bindgen::JsValue;
     use wasm_bindgen::prelude::wasm_bindgen;
-    use worker::{Context, Env, Request, Response, ScheduleContext, ScheduledEvent, event, worker_sys};
+    use worker::{Context, Env, ScheduleContext, ScheduledEvent, event, worker_sys};
 
     /// Runs once in each instance of the module. `worker` sets a hook as well, which has the instance replaced. Each of
     /// the two calls the hook that it finds, so both run, whichever is set first.
@@ -54,9 +59,23 @@ mod entry {
         }));
     }
 
-    #[event(fetch)]
-    async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
-        Ok(crate::routes::serve(request, env, ctx).await)
+    /// By hand, as `event(fetch)` asks the request for each header by itself. `lines` is a text: the request line and the
+    /// headers (`glue/http.js`). It is taken as a value, because a `String` would be copied into the memory of an instance
+    /// that a panic has ended, before the new one is made.
+    #[wasm_bindgen]
+    pub async fn fetch(
+        lines: JsValue,
+        request: web_sys::Request,
+        env: Env,
+        ctx: worker_sys::Context,
+    ) -> JsValue {
+        crate::routes::serve(
+            lines.as_string().unwrap_or_default(),
+            request,
+            env,
+            Context::new(ctx),
+        )
+        .await
     }
 
     /// By hand, as `event(queue)` hands out no raw message: a body that is not a string must not throw.

@@ -21,7 +21,9 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 
 use serde_json::json;
-use worker::{Context, Env, Request, Response};
+use wasm_bindgen::JsValue;
+use web_sys::Request;
+use worker::{Context, Env};
 
 use crate::app::App;
 use crate::clock;
@@ -37,11 +39,12 @@ use crate::core::router::{
 use crate::core::sign_in::bearer;
 use crate::error::ApiError;
 use crate::feed;
-use crate::http::{self, Head, Target, Unread};
+use crate::http::{self, Head, Headers, Response, Target, Unread};
 use crate::log::Log;
 use crate::metrics;
 use crate::protocol::code;
 use crate::protocol::ids::{RequestId, Ulid};
+use crate::random;
 
 /// Paths are cut to this length in log lines.
 const MAX_LOGGED_PATH_CHARS: usize = 200;
@@ -50,16 +53,21 @@ thread_local! {
     static ADDRESS_LIMIT: RefCell<Option<AddressLimit>> = const { RefCell::new(None) };
 }
 
-/// Answers a request; never fails.
-pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
+/// Answers a request; never fails. `lines`: see [`Headers`].
+pub async fn serve(lines: String, request: Request, env: Env, ctx: Context) -> JsValue {
     let started_ms = clock::now_ms();
-    let method = request.inner().method();
-    let path: String = request.path().chars().take(MAX_LOGGED_PATH_CHARS).collect();
+    let (target, headers) = Headers::parse(lines);
+    let method = headers.method().to_owned();
+    let path: String = headers
+        .logged_path()
+        .chars()
+        .take(MAX_LOGGED_PATH_CHARS)
+        .collect();
     let mut served_by = None;
-    let (request_id, outcome) = match request_id(&request) {
+    let (request_id, outcome) = match request_id(&headers) {
         Ok(id) => {
             let outcome = match App::new(env, Some(ctx)) {
-                Ok(app) => answer(served_by.insert(app), request, &id).await,
+                Ok(app) => answer(served_by.insert(app), target, headers, request, &id).await,
                 Err(faults) => Err(settings_fault(&faults)),
             };
             (id, outcome)
@@ -78,36 +86,44 @@ pub async fn serve(request: Request, env: Env, ctx: Context) -> Response {
     };
     let status = response.status_code();
     let response = match method.as_str() {
-        "HEAD" => http::without_body(response),
+        "HEAD" => response.without_body(),
         _ => response,
     };
-    let response = with_request_id(response, &request_id);
     let took_ms = clock::now_ms().saturating_sub(started_ms);
     let noted = served_by.as_ref().map(App::noted).unwrap_or_default();
     if let Some(app) = &served_by {
         recent::with(app, |recent, now_ms| recent.answered(status, now_ms));
     }
     metrics::write(|| Some(request_point(&noted, status, code, took_ms)));
-    let mut fields = json!({
-        "requestId": request_id.as_str(),
-        "method": method,
-        "path": path,
-        "status": status,
-        "durationMs": took_ms,
-    });
-    if let (Some(code), Some(object)) = (code, fields.as_object_mut()) {
-        object.insert("code".into(), code.into());
-    }
+    let response = response.with_header("x-request-id", request_id.as_str());
+    let fields = || {
+        let mut fields = json!({
+            "requestId": request_id.as_str(),
+            "method": method,
+            "path": path,
+            "status": status,
+            "durationMs": took_ms,
+        });
+        if let (Some(code), Some(object)) = (code, fields.as_object_mut()) {
+            object.insert("code".into(), code.into());
+        }
+        fields
+    };
     match served_by {
-        _ if status >= 400 => Log.warn("request.completed", fields),
-        Some(app) => app.log_success("request.completed", fields),
-        None => Log.warn("request.completed", fields),
+        Some(app) if status < 400 => app.log_success("request.completed", fields),
+        _ => Log.warn("request.completed", fields()),
     }
-    response
+    response.into_runtime()
 }
 
-async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<Response, ApiError> {
-    let target = Target::of(&request).ok_or_else(|| {
+async fn answer(
+    app: &App,
+    target: Option<Target>,
+    headers: Headers,
+    request: Request,
+    request_id: &RequestId,
+) -> Result<Response, ApiError> {
+    let target = target.ok_or_else(|| {
         let message = "The request's URL cannot be read: its Host is not a host, or its port is not a port.";
         ApiError::new(&code::PROXY_REQUEST_INVALID, message)
     })?;
@@ -123,18 +139,13 @@ async fn answer(app: &App, request: Request, request_id: &RequestId) -> Result<R
         Found::Nothing => return Err(ApiError::new(&code::PROXY_NOT_FOUND, "There is no such path.")),
     };
     app.note(|noted| noted.route = Some(spec.path));
-    let headers = request.headers().clone();
     let limit = match spec.body {
         BodyLimit::Small => SMALL_BODY_BYTES,
         BodyLimit::Frame => app.config.relay.max_frame_bytes,
     };
-    let unread = Unread::new(request, limit, spec.broken_body)?;
+    let unread = Unread::new(request, &headers, limit, spec.broken_body)?;
     if spec.public_limit {
-        check_address(
-            app,
-            spec,
-            headers.get("cf-connecting-ip").ok().flatten().as_deref(),
-        )?;
+        check_address(app, spec, headers.get("cf-connecting-ip"))?;
     }
     let head = Head {
         target,
@@ -202,7 +213,7 @@ async fn serve_admin(app: &App, route: AdminRoute, head: Head, unread: Unread) -
 
 /// The feed is for the bearer of its token, where there is one, and for known agents.
 async fn serve_feed(app: &App, route: FeedRoute, head: Head, unread: Unread) -> Result<Response, ApiError> {
-    let presents_bearer = bearer(head.header("authorization").as_deref()).is_some();
+    let presents_bearer = bearer(head.header("authorization")).is_some();
     let (admitted, incoming) = match &app.config.feed_token {
         Some(expected) if presents_bearer => {
             sign_in::check(app, &head, expected)?;
@@ -263,18 +274,10 @@ fn settings_fault(faults: &Rc<Vec<Fault>>) -> ApiError {
 }
 
 /// The caller's request id where it is well-formed, else a new ULID (docs/wire.md §5, §6).
-fn request_id(request: &Request) -> Result<RequestId, getrandom::Error> {
-    let presented = request.headers().get("x-request-id").ok().flatten();
-    if let Some(id) = presented.and_then(|text| RequestId::parse(&text).ok()) {
+fn request_id(headers: &Headers) -> Result<RequestId, getrandom::Error> {
+    let presented = headers.get("x-request-id");
+    if let Some(id) = presented.and_then(|text| RequestId::parse(text).ok()) {
         return Ok(id);
     }
-    let mut random = [0; 10];
-    getrandom::fill(&mut random)?;
-    Ok(Ulid::from_parts(clock::now_ms(), random).into())
-}
-
-fn with_request_id(mut response: Response, request_id: &RequestId) -> Response {
-    // Well-formed by its type; only a response passed on from elsewhere could refuse it, and none is.
-    let _ = response.headers_mut().set("x-request-id", request_id.as_str());
-    response
+    Ok(Ulid::from_parts(clock::now_ms(), random::bytes()?).into())
 }

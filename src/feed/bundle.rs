@@ -13,14 +13,14 @@
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use worker::{Response, ResponseBody, ResponseBuilder};
+use worker::{ResponseBody, ResponseBuilder};
 
 use super::{Call, NoAnswer, tag, tagged, unavailable};
 use crate::app::App;
 use crate::archive::{Archive, NoRoom};
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{self, Incoming};
+use crate::http::{self, Incoming, Response};
 use crate::trust::DbError;
 use crate::trust::ledger::feed::{self, Head, Part};
 
@@ -35,7 +35,7 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
     let reasons = caller.is_none();
     let asked = Call::Bundle {
         reasons,
-        unless: incoming.header("if-none-match"),
+        unless: incoming.header("if-none-match").map(str::to_owned),
     };
     let response = match super::call(app, super::CALL_URL, &asked).await {
         Ok(response) => response,
@@ -53,9 +53,10 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
             };
             let head = built.as_ref().map_or(head, |built| built.head.clone());
             return tagged(&incoming, &tag(&head.epoch, head.latest), || {
-                built
-                    .ok_or_else(http::internal)
-                    .and_then(|built| built.response().map_err(|_| http::internal()))
+                built.ok_or_else(http::internal).and_then(|built| {
+                    let response = built.response().map_err(|_| http::internal())?;
+                    Ok(response.into())
+                })
             });
         }
     };
@@ -66,12 +67,11 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
             let ResponseBody::Stream(body) = response.body() else {
                 return Err(http::internal());
             };
-            let mut answer = ResponseBuilder::new().stream(body.clone());
-            // A literal name and value: setting them cannot fail.
-            let _ = answer.headers_mut().set("content-type", "application/gzip");
-            let _ = answer.headers_mut().set("etag", &etag);
-            let _ = answer.headers_mut().set("cache-control", "private, no-cache");
-            Ok(answer)
+            let answer = Response::from(ResponseBuilder::new().stream(body.clone()));
+            Ok(answer
+                .with_header("content-type", "application/gzip")
+                .with_header("etag", etag)
+                .with_header("cache-control", "private, no-cache"))
         }
         (status, _) => Err(unavailable(app, &format!("status {status}"))),
     }
@@ -86,9 +86,9 @@ pub(super) struct Built {
 
 impl Built {
     /// Its bytes.
-    pub fn response(&self) -> worker::Result<Response> {
+    pub fn response(&self) -> worker::Result<worker::Response> {
         let body = web_sys::Response::new_with_opt_js_u8_array(Some(&self.gzip))?;
-        Ok(Response::from(body))
+        Ok(worker::Response::from(body))
     }
 }
 

@@ -4,19 +4,17 @@
 //! latest number; 200. A number of another epoch, or above the latest, is answered from the beginning with `reset`.
 //! An agent gets no reasons.
 
-use worker::Response;
-
 use super::{bad_query, epoch_of, tag, tagged, unavailable};
 use crate::app::App;
 use crate::core::admin::page_query;
 use crate::core::feed::{Place, for_agents};
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::trust::ledger::feed;
 
 pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> Result<Response, ApiError> {
-    let (since, limit) = page_query(incoming.target.url.query_pairs()).map_err(bad_query)?;
+    let (since, limit) = page_query(incoming.target.query_pairs()).map_err(bad_query)?;
     let epoch = epoch_of(&incoming)?;
     let page = feed::page(app, &Place { since, epoch }, limit).await;
     let mut page = page.map_err(|error| unavailable(app, &error))?;

@@ -6,7 +6,7 @@
 //! or loses its last pair. A `HEAD` opens none.
 
 use serde_json::json;
-use worker::{Headers, Response, ResponseBody, ResponseBuilder};
+use worker::{ResponseBody, ResponseBuilder};
 
 use super::{Call, EPOCH_HEADER, NoAnswer, bad_query, epoch_of};
 use crate::app::App;
@@ -14,14 +14,14 @@ use crate::core::admin::page_query;
 use crate::core::feed::{Listener, ListeningAgent, Place, last_event_id};
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{self, Incoming};
+use crate::http::{self, Incoming, Response};
 use crate::protocol::code;
 
 pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> Result<Response, ApiError> {
-    let (since, _) = page_query(incoming.target.url.query_pairs()).map_err(bad_query)?;
+    let (since, _) = page_query(incoming.target.query_pairs()).map_err(bad_query)?;
     let epoch = epoch_of(&incoming)?;
     let last = incoming.header("last-event-id").unwrap_or_default();
-    let since = last_event_id(&last).map_err(bad_query)?.unwrap_or(since);
+    let since = last_event_id(last).map_err(bad_query)?.unwrap_or(since);
     let listener = Listener {
         place: Place { since, epoch },
         caller: caller.map(|caller| ListeningAgent {
@@ -31,7 +31,7 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
         }),
     };
     if incoming.target.is_head() {
-        return Ok(ResponseBuilder::new().with_headers(stream_headers()).empty());
+        return Ok(with_stream_headers(Response::new(200, Vec::new())));
     }
     let opened = super::call(app, super::CALL_URL, &Call::Stream(listener)).await;
     let opened = match opened {
@@ -52,21 +52,20 @@ pub async fn handle(app: &App, caller: Option<&Caller>, incoming: Incoming) -> R
     let ResponseBody::Stream(body) = response.body() else {
         return Err(http::internal());
     };
-    let headers = stream_headers();
-    if let Some(epoch) = epoch {
-        // An epoch is letters and digits: setting it cannot fail.
-        let _ = headers.set(EPOCH_HEADER, &epoch);
-    }
-    Ok(ResponseBuilder::new().with_headers(headers).stream(body.clone()))
+    let stream = ResponseBuilder::new().stream(body.clone());
+    let response = with_stream_headers(stream.into());
+    Ok(match epoch {
+        // Letters and digits.
+        Some(epoch) => response.with_header(EPOCH_HEADER, epoch),
+        None => response,
+    })
 }
 
-fn stream_headers() -> Headers {
-    let headers = Headers::new();
-    // Literal names and values: setting them cannot fail.
-    let _ = headers.set("content-type", "text/event-stream");
-    let _ = headers.set("cache-control", "no-cache, no-transform");
-    let _ = headers.set("x-accel-buffering", "no");
-    headers
+fn with_stream_headers(response: Response) -> Response {
+    response
+        .with_header("content-type", "text/event-stream")
+        .with_header("cache-control", "no-cache, no-transform")
+        .with_header("x-accel-buffering", "no")
 }
 
 fn too_many(caller: Option<&Caller>) -> ApiError {

@@ -6,7 +6,7 @@
 //! either end.
 
 use serde::Deserialize;
-use worker::SqlStorageValue;
+use serde_json::Value;
 
 use super::failure::Failure;
 use super::protocol::PushReceipt;
@@ -202,6 +202,6 @@ impl Tables {
     }
 }
 
-fn json_list(seqs: &[u64]) -> SqlStorageValue {
+fn json_list(seqs: &[u64]) -> Value {
     serde_json::to_string(seqs).unwrap_or_default().into()
 }

@@ -29,6 +29,7 @@ use super::turns::Turns;
 use crate::app::App;
 use crate::clock;
 use crate::core::relay_queue::verdicts::Verdicts;
+use crate::sql::Sql;
 
 /// The object, apart from the platform's methods.
 pub struct Session {
@@ -170,7 +171,7 @@ impl Session {
     /// Whether nothing was ever stored here by this proxy, whatever an earlier one left.
     pub fn is_new(&self) -> Result<bool, Failure> {
         let is_awake = self.awake.try_borrow().is_ok_and(|awake| awake.is_some());
-        Ok(!is_awake && !Tables::exist(&self.state.storage().sql())?)
+        Ok(!is_awake && !Tables::exist(&Sql::new(self.state.storage().sql()))?)
     }
 
     /// Runs beside whatever else happens to the object.
@@ -196,7 +197,7 @@ impl Session {
     }
 
     fn wake(&self, moment: &Moment) -> Result<Awake, Failure> {
-        let sql = self.state.storage().sql();
+        let sql = Sql::new(self.state.storage().sql());
         let mut tables = Tables::open(sql, moment.app.config.relay.ttl_ms, moment.now_ms)?;
         self.earlier.take_over(&mut tables, moment)?;
         let socket = self.open_sockets().max_by_key(|socket| socket.it.opened_at_ms);

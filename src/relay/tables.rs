@@ -7,8 +7,7 @@
 //! time, and is dropped as a whole, for which storage bills nothing.
 
 use serde::Deserialize;
-use serde_json::json;
-use worker::{SqlStorage, SqlStorageValue};
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::rows::{
@@ -22,13 +21,15 @@ use crate::core::relay_queue::{StoredRow, Trouble};
 use crate::log::Log;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
+use crate::sql::Sql;
+pub(super) use crate::sql::int;
 
 /// The least time for which an outcome is kept.
 const MIN_KEEP_MS: u64 = 24 * 3_600_000;
 
 /// The session's tables.
 pub struct Tables {
-    pub(super) sql: SqlStorage,
+    pub(super) sql: Sql,
     /// When the tables of outcomes begin, Unix milliseconds, ascending.
     outcomes: Vec<u64>,
     /// How long an outcome is kept.
@@ -37,8 +38,8 @@ pub struct Tables {
 
 impl Tables {
     /// Opens the tables and creates those that do not exist. What an older version left is taken over.
-    pub fn open(sql: SqlStorage, ttl_ms: u64, now_ms: u64) -> Result<Self, Failure> {
-        sql.exec(schema::SCHEMA, None)?;
+    pub fn open(sql: Sql, ttl_ms: u64, now_ms: u64) -> Result<Self, Failure> {
+        sql.run(schema::SCHEMA, &[])?;
         let mut tables = Self {
             sql,
             outcomes: Vec::new(),
@@ -53,18 +54,18 @@ impl Tables {
         let [deliveries, receipts] = schema::OLD_TABLES.map(|old| names.iter().any(|name| name == old));
         if deliveries {
             let since_ms = tables.current_outcomes(now_ms)?;
-            tables.sql.exec(&schema::take_over_deliveries(since_ms), None)?;
+            tables.sql.run(&schema::take_over_deliveries(since_ms), &[])?;
         }
         if receipts {
-            tables.sql.exec(schema::TAKE_OVER_RECEIPTS, None)?;
+            tables.sql.run(schema::TAKE_OVER_RECEIPTS, &[])?;
         }
         Ok(tables)
     }
 
     /// Whether there are any.
-    pub fn exist(sql: &SqlStorage) -> Result<bool, Failure> {
+    pub fn exist(sql: &Sql) -> Result<bool, Failure> {
         let query = "SELECT 1 AS found FROM sqlite_master WHERE name IN ('mail', 'deliveries')";
-        Ok(!sql.exec(query, None)?.to_array::<serde_json::Value>()?.is_empty())
+        Ok(!sql.rows(query, &[])?.is_empty())
     }
 
     /// A value that outlives every eviction.
@@ -296,7 +297,7 @@ impl Tables {
             }
             let since_ms = self.outcomes.remove(0);
             self.sql
-                .exec(&format!("DROP TABLE IF EXISTS outcomes_{since_ms}"), None)?;
+                .run(&format!("DROP TABLE IF EXISTS outcomes_{since_ms}"), &[])?;
         }
         Ok(None)
     }
@@ -312,7 +313,7 @@ impl Tables {
 
     /// Bytes of the database.
     pub fn size(&self) -> u64 {
-        self.sql.database_size() as u64
+        self.sql.size()
     }
 
     /// The table for outcomes of this moment, which is created if it does not exist. A table that begins in the future (a
@@ -326,7 +327,7 @@ impl Tables {
         if let Some(since_ms) = last.filter(|since_ms| now_ms < since_ms.saturating_add(self.keep_ms / 2)) {
             return Ok(since_ms);
         }
-        self.sql.exec(&schema::outcomes(now_ms), None)?;
+        self.sql.run(&schema::outcomes(now_ms), &[])?;
         let at = self.outcomes.partition_point(|since_ms| *since_ms <= now_ms);
         self.outcomes.insert(at, now_ms);
         Ok(now_ms)
@@ -386,17 +387,17 @@ impl Tables {
         Ok(rows.into_iter().map(|row| row.name).collect())
     }
 
-    pub(super) fn run(&self, query: &str, values: Vec<SqlStorageValue>) -> Result<(), Failure> {
-        self.sql.exec(query, values)?;
+    pub(super) fn run(&self, query: &str, values: Vec<Value>) -> Result<(), Failure> {
+        self.sql.run(query, &values)?;
         Ok(())
     }
 
     pub(super) fn rows<T: serde::de::DeserializeOwned>(
         &self,
         query: &str,
-        values: Vec<SqlStorageValue>,
+        values: Vec<Value>,
     ) -> Result<Vec<T>, Failure> {
-        Ok(self.sql.exec(query, values)?.to_array()?)
+        Ok(self.sql.rows_as(query, &values)?)
     }
 }
 
@@ -405,11 +406,6 @@ fn frame_id(stored: Option<Ulid>, request_id: &MessageId) -> Result<Ulid, Failur
     stored
         .or_else(|| request_id.as_ulid())
         .ok_or_else(|| Failure::new("a message without a frame id"))
-}
-
-/// One of our numbers as SQL takes it: times and counts, far below 2^53.
-pub(super) fn int(value: u64) -> SqlStorageValue {
-    SqlStorageValue::Integer(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 /// One line for each wake of the session.

@@ -12,12 +12,11 @@
 //! The session is told only that this is an upgrade. The proxy itself says who opens the socket.
 
 use serde_json::json;
-use worker::Response;
 
 use crate::app::App;
 use crate::core::pipeline::{Caller, Refusal, RevokedBy};
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, Response};
 use crate::protocol::code;
 use crate::relay::client;
 use crate::relay::protocol::{ConnectCall, ConnectRefusal};
@@ -44,22 +43,24 @@ pub async fn handle(app: &App, caller: Caller, incoming: Incoming) -> Result<Res
     };
     let response = client::connect(app, &call).await.map_err(|_| unavailable())?;
     let status = response.status_code();
-    let fields = json!({
-        "requestId": incoming.request_id.as_str(),
-        "agentDid": caller.agent().as_str(),
-        "jti": caller.jti(),
-        "status": status,
+    app.log_success("proxy.relay.connect", || {
+        json!({
+            "requestId": incoming.request_id.as_str(),
+            "agentDid": caller.agent().as_str(),
+            "jti": caller.jti(),
+            "status": status,
+        })
     });
-    app.log_success("proxy.relay.connect", fields);
     if status != 101 {
         return Err(refused(response).await);
     }
     // A response of ours, not the session's: its headers can be written to.
     let socket = response.websocket().ok_or_else(unavailable)?;
-    Response::from_websocket(socket).map_err(|_| unavailable())
+    let upgraded = worker::Response::from_websocket(socket).map_err(|_| unavailable())?;
+    Ok(upgraded.into())
 }
 
-async fn refused(mut response: Response) -> ApiError {
+async fn refused(mut response: worker::Response) -> ApiError {
     match response.json::<ConnectRefusal>().await {
         Ok(ConnectRefusal::Revoked) => Refusal::Revoked(RevokedBy::OverlayToken).into(),
         Ok(ConnectRefusal::TrustUnavailable) => Refusal::DependencyUnavailable {

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use lru::LruCache;
 use serde_json::json;
-use worker::Response;
 
 use crate::app::App;
 use crate::config::Environment;
@@ -24,7 +23,7 @@ use crate::core::provenance::Provenance;
 use crate::core::registry::access::Keep;
 use crate::core::router::KnownAgent;
 use crate::error::ApiError;
-use crate::http::{Head, Incoming, SKEW_HEADER, Unread};
+use crate::http::{Head, Incoming, Response, SKEW_HEADER, Unread};
 use crate::protocol::ait::Ait;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{GroupId, Ulid};
@@ -77,19 +76,13 @@ pub async fn admit(
     rate: Rate,
 ) -> Result<(Verified, Incoming), ApiError> {
     let header = |name| head.header(name);
-    let authorization = header("authorization");
-    let timestamp = header("x-claw-timestamp");
-    let nonce = header("x-claw-nonce");
-    let body_sha256 = header("x-claw-body-sha256");
-    let proof = header("x-claw-proof");
-    let access_token = header("x-claw-agent-access");
     let presented = Presented {
-        authorization: authorization.as_deref(),
-        timestamp: timestamp.as_deref(),
-        nonce: nonce.as_deref(),
-        body_sha256: body_sha256.as_deref(),
-        proof: proof.as_deref(),
-        access_token: access_token.as_deref(),
+        authorization: header("authorization"),
+        timestamp: header("x-claw-timestamp"),
+        nonce: header("x-claw-nonce"),
+        body_sha256: header("x-claw-body-sha256"),
+        proof: header("x-claw-proof"),
+        access_token: header("x-claw-agent-access"),
         method: &head.target.method,
         path_and_query: &head.target.path_and_query,
     };
@@ -101,7 +94,7 @@ pub async fn admit(
         rate,
     };
     let refused = |refusal: Refusal, agent: Option<&AgentDid>| {
-        let timestamp = timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
+        let timestamp = presented.timestamp.and_then(|text| Timestamp::parse(text).ok());
         let skew_s = timestamp.map(|timestamp| skew_seconds(app.now_ms(), timestamp));
         app.note(|noted| noted.skew_s = skew_s);
         let skew_s = skew_s.filter(|skew_s| is_off(app, *skew_s));
@@ -132,11 +125,7 @@ pub fn tell_skew(app: &App, response: Result<Response, ApiError>, skew_s: i64) -
         return response;
     }
     match response {
-        Ok(mut response) => {
-            // A literal name and a number: setting them cannot fail.
-            let _ = response.headers_mut().set(SKEW_HEADER, &skew_s.to_string());
-            Ok(response)
-        }
+        Ok(response) => Ok(response.with_header(SKEW_HEADER, skew_s.to_string())),
         Err(mut error) => {
             error.skew_s = Some(skew_s);
             Err(error)
@@ -274,7 +263,8 @@ fn keep_validation(
 fn expected_issuer(app: &App, head: &Head) -> Issuer {
     let registry = &app.config.registry;
     let local = app.config.environment == Environment::Local && registry.issuer.is_none();
-    let moved = Issuer::for_request(&registry.url, local, &head.target.url);
+    let request_url = local.then(|| head.target.url().ok()).flatten();
+    let moved = request_url.and_then(|url| Issuer::for_request(&registry.url, local, &url));
     moved.unwrap_or_else(|| registry.expected_issuer.clone())
 }
 
@@ -284,8 +274,7 @@ fn log_verified(app: &App, head: &Head, verified: &Verified) {
         noted.evidence = Some(verified.evidence);
         noted.skew_s = Some(verified.skew_s);
     });
-    app.log_success(
-        "proxy.auth.verified",
+    app.log_success("proxy.auth.verified", || {
         json!({
             "requestId": head.request_id.as_str(),
             "agentDid": caller.agent().as_str(),
@@ -293,8 +282,8 @@ fn log_verified(app: &App, head: &Head, verified: &Verified) {
             "jti": caller.jti().to_string(),
             "skewSeconds": verified.skew_s,
             "evidence": verified.evidence,
-        }),
-    );
+        })
+    });
     decided(app, head, caller.agent(), None);
     if is_off(app, verified.skew_s) {
         recent::with(app, |recent, now_ms| {

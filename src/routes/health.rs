@@ -10,12 +10,12 @@
 //! `?detail`, for the bearer of `ADMIN_TOKEN`, adds what the kill switch measured of itself in the last day. Without an
 //! `ADMIN_TOKEN` there is no detail, and the query is ignored.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use futures_util::future::join4;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use worker::{Method, Request, RequestInit, Response, Stub};
+use worker::{Method, Request, RequestInit, Stub};
 
 use crate::app::{App, binding};
 use crate::canary;
@@ -25,7 +25,7 @@ use crate::core::budget::Budget;
 use crate::core::canary::Way;
 use crate::core::health::{Problem, TABLES, Watch};
 use crate::error::ApiError;
-use crate::http::{Head, json_response};
+use crate::http::{Head, Response, json_response};
 use crate::protocol::ids::Ulid;
 use crate::protocol::time::iso_ms;
 use crate::registry;
@@ -39,6 +39,7 @@ const LOOK_URL: &str = "https://object/health";
 
 thread_local! {
     static WATCH: RefCell<Watch> = RefCell::default();
+    static BINDINGS: OnceCell<Bindings> = const { OnceCell::new() };
 }
 
 #[derive(Serialize)]
@@ -52,16 +53,44 @@ struct Health<'a> {
     detail: Option<Value>,
 }
 
-#[derive(Serialize)]
+/// Which bindings there are.
+#[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Readiness {
-    registry_url_configured: bool,
-    internal_service_credentials_configured: bool,
+struct Bindings {
     relay_session_namespace_configured: bool,
     trust_state_binding_configured: bool,
     database_binding_configured: bool,
     events_queue_binding_configured: bool,
     receipt_queue_binding_configured: bool,
+}
+
+impl Bindings {
+    fn of(app: &App) -> Self {
+        Self {
+            relay_session_namespace_configured: app.env.durable_object(binding::AGENT_RELAY_SESSION).is_ok(),
+            trust_state_binding_configured: app.env.durable_object(binding::PROXY_TRUST_STATE).is_ok(),
+            database_binding_configured: app.db().is_ok(),
+            events_queue_binding_configured: app.queue(binding::EVENTS_QUEUE).is_ok(),
+            receipt_queue_binding_configured: app.queue(binding::RECEIPT_QUEUE).is_ok(),
+        }
+    }
+
+    fn lack_one(self) -> bool {
+        !(self.relay_session_namespace_configured
+            && self.trust_state_binding_configured
+            && self.database_binding_configured
+            && self.events_queue_binding_configured
+            && self.receipt_queue_binding_configured)
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Readiness {
+    registry_url_configured: bool,
+    internal_service_credentials_configured: bool,
+    #[serde(flatten)]
+    bindings: Bindings,
     version_source: &'static str,
     /// `never`, `fresh`, `stale` or `dead`, in this isolate: a CRL that was never loaded is said, not hidden.
     crl: &'static str,
@@ -75,20 +104,10 @@ struct Said {
     effect: &'static str,
 }
 
-impl Readiness {
-    fn lacks_a_binding(&self) -> bool {
-        !(self.relay_session_namespace_configured
-            && self.trust_state_binding_configured
-            && self.database_binding_configured
-            && self.events_queue_binding_configured
-            && self.receipt_queue_binding_configured)
-    }
-}
-
 /// Answers 200; with `?detail` also 401 and 429 (`routes::sign_in`), or 503 if D1 does not answer.
 pub async fn handle(app: &App, head: &Head) -> Result<Response, ApiError> {
     let detail = match &app.config.admin_token {
-        Some(expected) if head.target.url.query_pairs().any(|(name, _)| name == "detail") => {
+        Some(expected) if head.target.query_pairs().any(|(name, _)| name == "detail") => {
             sign_in::check(app, head, expected)?;
             Some(detail(app).await?)
         }
@@ -111,10 +130,15 @@ pub async fn handle(app: &App, head: &Head) -> Result<Response, ApiError> {
 pub async fn problems(app: &App) -> Vec<(Problem, u64)> {
     let now_ms = app.now_ms();
     if WATCH.with_borrow(|watch| watch.is_due(now_ms)) {
-        let found = look(app, &readiness(app, &[])).await;
+        let found = look(app, bindings(app)).await;
         WATCH.with_borrow_mut(|watch| watch.looked(found, now_ms));
     }
     WATCH.with_borrow(|watch| watch.problems().to_vec())
+}
+
+/// A deployment's bindings do not change while an isolate lives.
+fn bindings(app: &App) -> Bindings {
+    BINDINGS.with(|found| *found.get_or_init(|| Bindings::of(app)))
 }
 
 fn readiness(app: &App, problems: &[(Problem, u64)]) -> Readiness {
@@ -127,28 +151,24 @@ fn readiness(app: &App, problems: &[(Problem, u64)]) -> Readiness {
         // The settings parsed, or this handler would not have been reached.
         registry_url_configured: true,
         internal_service_credentials_configured: true,
-        relay_session_namespace_configured: app.env.durable_object(binding::AGENT_RELAY_SESSION).is_ok(),
-        trust_state_binding_configured: app.env.durable_object(binding::PROXY_TRUST_STATE).is_ok(),
-        database_binding_configured: app.db().is_ok(),
-        events_queue_binding_configured: app.queue(binding::EVENTS_QUEUE).is_ok(),
-        receipt_queue_binding_configured: app.queue(binding::RECEIPT_QUEUE).is_ok(),
+        bindings: bindings(app),
         version_source: app.config.version_source,
         crl: registry::crl::state(app),
         problems: problems.iter().map(said).collect(),
     }
 }
 
-async fn look(app: &App, readiness: &Readiness) -> Vec<Problem> {
+async fn look(app: &App, bindings: Bindings) -> Vec<Problem> {
     let trust = async {
-        let there = readiness.trust_state_binding_configured;
+        let there = bindings.trust_state_binding_configured;
         !there || answers(app, app.object(binding::PROXY_TRUST_STATE, LOOKED_AT)).await
     };
     let relay = async {
-        let there = readiness.relay_session_namespace_configured;
+        let there = bindings.relay_session_namespace_configured;
         !there || answers(app, app.object(binding::AGENT_RELAY_SESSION, LOOKED_AT)).await
     };
     let database = async {
-        match readiness.database_binding_configured {
+        match bindings.database_binding_configured {
             true => look_at_database(app).await,
             false => None,
         }
@@ -156,7 +176,7 @@ async fn look(app: &App, readiness: &Readiness) -> Vec<Problem> {
     let (trust_answers, relay_answers, database, registry) =
         join4(trust, relay, database, look_at_registry(app)).await;
     let found = [
-        readiness.lacks_a_binding().then_some(Problem::BindingMissing),
+        bindings.lack_one().then_some(Problem::BindingMissing),
         (!trust_answers).then_some(Problem::TrustStateUnreachable),
         (!relay_answers).then_some(Problem::RelaySessionUnreachable),
         database,

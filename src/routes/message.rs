@@ -17,7 +17,6 @@
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use worker::Response;
 
 use crate::app::App;
 use crate::core::budget::Budget;
@@ -25,7 +24,7 @@ use crate::core::pipeline::{Caller, Refusal};
 use crate::core::provenance::Provenance;
 use crate::core::relay_queue::identity::{Entrance, Identity, Rewrite};
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::code::{self, Code};
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame::{self, Deliver};
@@ -300,17 +299,18 @@ fn log(
     if delivery.state == DeliveryState::Queued {
         recent::with(app, |recent, now_ms| recent.waited(recipient, now_ms));
     }
-    let fields = json!({
-        "requestId": incoming.request_id.as_str(),
-        "senderAgentDid": caller.agent().as_str(),
-        "recipientAgentDid": recipient.as_str(),
-        "deliveryId": delivery.delivery_id,
-        "state": delivery.state,
-        "delivered": delivery.state.is_delivered(),
-        "queued": delivery.state == DeliveryState::Queued,
-        "queueDepth": delivery.queue_depth,
-        "connectedSockets": delivery.connected_sockets,
-        "evidence": evidence,
+    app.log_success("proxy.hooks.agent.delivered_to_relay", || {
+        json!({
+            "requestId": incoming.request_id.as_str(),
+            "senderAgentDid": caller.agent().as_str(),
+            "recipientAgentDid": recipient.as_str(),
+            "deliveryId": delivery.delivery_id,
+            "state": delivery.state,
+            "delivered": delivery.state.is_delivered(),
+            "queued": delivery.state == DeliveryState::Queued,
+            "queueDepth": delivery.queue_depth,
+            "connectedSockets": delivery.connected_sockets,
+            "evidence": evidence,
+        })
     });
-    app.log_success("proxy.hooks.agent.delivered_to_relay", fields);
 }

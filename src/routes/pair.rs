@@ -71,7 +71,7 @@ async fn find_ticket(app: &App, incoming: &Incoming, ticket: &Ticket) -> Result<
 
 /// The origin under which this request reached the proxy.
 fn own_origin(incoming: &Incoming) -> Result<Origin, ApiError> {
-    Origin::of_url(&incoming.target.url).map_err(|_| http::internal())
+    Origin::of_url(&incoming.target.url()?).map_err(|_| http::internal())
 }
 
 fn refused(error: TicketError) -> ApiError {

@@ -14,13 +14,12 @@
 
 use serde::Serialize;
 use serde_json::json;
-use worker::Response;
 
 use crate::app::{App, binding};
 use crate::core::admission::{PairId, Paired};
 use crate::core::pipeline::{Caller, Refusal};
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
@@ -121,7 +120,6 @@ pub async fn get(app: &App, caller: Caller, incoming: Incoming) -> Result<Respon
 fn query<T>(incoming: &Incoming, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ApiError> {
     let mut values = incoming
         .target
-        .url
         .query_pairs()
         .filter(|(key, _)| key == name)
         .map(|(_, value)| value);

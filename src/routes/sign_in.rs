@@ -27,7 +27,7 @@ pub fn check(app: &App, head: &Head, expected: &Secret) -> Result<(), ApiError> 
         request_id: head.request_id.as_str(),
         path: head.target.path(),
     };
-    check_of(app, who, head.header("authorization").as_deref(), expected)
+    check_of(app, who, head.header("authorization"), expected)
 }
 
 /// The same for a token that came in a form, given as an `Authorization` header would have it.
@@ -50,22 +50,20 @@ pub fn check_presented(
 
 /// Who signs in, for the limit and the log.
 struct Who<'a> {
-    address: Option<String>,
+    address: Option<&'a str>,
     request_id: &'a str,
     path: &'a str,
 }
 
 fn check_of(app: &App, who: Who<'_>, authorization: Option<&str>, expected: &Secret) -> Result<(), ApiError> {
     let address = who.address;
-    let verdict = SIGN_INS.with_borrow_mut(|sign_ins| {
-        let address = address.as_deref();
-        sign_ins.check(authorization, expected.expose(), address, app.now_ms())
-    });
+    let verdict = SIGN_INS
+        .with_borrow_mut(|sign_ins| sign_ins.check(authorization, expected.expose(), address, app.now_ms()));
     let Err(error) = verdict else { return Ok(()) };
     let fields = json!({
         "requestId": who.request_id,
         "path": who.path,
-        "address": address.as_deref().unwrap_or("unknown"),
+        "address": address.unwrap_or("unknown"),
         "cause": format!("{error:?}"),
     });
     app.log.warn("proxy.admin.sign_in_failed", fields);

@@ -1,11 +1,10 @@
 //! `GET /v1/time`: the clock that timestamps are compared with (docs/wire.md §10.1).
 
 use serde::Serialize;
-use worker::Response;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::http::json_response;
+use crate::http::{Response, json_response};
 use crate::protocol::proof::MAX_SKEW_SECONDS;
 use crate::protocol::time::iso_ms;
 
@@ -25,8 +24,5 @@ pub fn handle(app: &App) -> Result<Response, ApiError> {
         unix_seconds: now_ms / 1000,
         max_skew_seconds: MAX_SKEW_SECONDS,
     };
-    let mut response = json_response(200, &time)?;
-    // A literal name and value: setting them cannot fail.
-    let _ = response.headers_mut().set("cache-control", "no-store");
-    Ok(response)
+    Ok(json_response(200, &time)?.with_header("cache-control", "no-store"))
 }

@@ -9,12 +9,14 @@
 use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
 
-use worker::{Result, SqlStorage, SqlStorageValue as Value};
+use serde_json::Value;
+use worker::Result;
 
-use super::tables::{integer, number, rows, unexpected};
+use super::tables::{number, unexpected};
 use crate::core::admission::Rate;
 use crate::core::admission::nonces::{LIVE_BUCKETS, buckets_of, group_of};
 use crate::core::admission::tables::NonceRow;
+use crate::sql::{Sql, hex, int};
 
 /// The names of the tables begin with this and end with the group.
 const PREFIX: &str = "nonces_";
@@ -23,7 +25,7 @@ const OLD: &str = "nonces";
 /// `rate`, where that is not the usual one.
 const RECEIPTS: &str = "receipts";
 /// The parameters of `attempt_of`: the hash, and the live buckets one by one, so that each is a seek and none a scan.
-const LOOK_UP: &str = "hash = ?1 AND bucket IN (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+const LOOK_UP: &str = "hash = unhex(?1) AND bucket IN (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 const _: () = assert!(LIVE_BUCKETS == 12, "LOOK_UP names this many buckets");
 
 /// Which tables there are.
@@ -37,13 +39,13 @@ impl NonceTables {
     ///
     /// # Errors
     /// The storage's. So for all.
-    pub fn open(sql: &SqlStorage) -> Result<Self> {
+    pub fn open(sql: &Sql) -> Result<Self> {
         let query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'nonces%'";
         let tables = Self {
             groups: RefCell::default(),
             has_old: Cell::new(false),
         };
-        for row in rows(sql, query, vec![])? {
+        for row in sql.rows(query, &[])? {
             let [Value::String(name)] = row.as_slice() else {
                 continue;
             };
@@ -58,11 +60,11 @@ impl NonceTables {
     }
 
     /// What each admission after this moment counted against, and when it was.
-    pub fn admissions(&self, sql: &SqlStorage, seen_after_ms: u64) -> Result<Vec<(Rate, u64)>> {
+    pub fn admissions(&self, sql: &Sql, seen_after_ms: u64) -> Result<Vec<(Rate, u64)>> {
         let mut admissions = Vec::new();
         for (name, rate) in self.names() {
             let query = format!("SELECT seen_at_ms, {rate} FROM {name} WHERE seen_at_ms > ?");
-            for row in rows(sql, &query, vec![integer(seen_after_ms)])? {
+            for row in sql.rows(&query, &[int(seen_after_ms)])? {
                 match row.as_slice() {
                     [seen_at_ms, Value::Null] => admissions.push((Rate::Requests, number(seen_at_ms)?)),
                     [seen_at_ms, Value::String(rate)] if rate == RECEIPTS => {
@@ -77,7 +79,7 @@ impl NonceTables {
     }
 
     /// The lowest bucket that may have a row.
-    pub fn oldest_bucket(&self, sql: &SqlStorage) -> Result<Option<u64>> {
+    pub fn oldest_bucket(&self, sql: &Sql) -> Result<Option<u64>> {
         let group = self.groups.borrow().first().map(|group| buckets_of(*group).0);
         let old = match self.has_old.get() {
             true => bucket(sql, "SELECT MIN(bucket) FROM nonces", vec![])?,
@@ -95,7 +97,7 @@ impl NonceTables {
         names.extend(self.has_old.get().then(|| OLD.to_owned()));
         let look_ups: Vec<String> = names
             .iter()
-            .map(|name| format!("SELECT attempt FROM {name} WHERE {LOOK_UP}"))
+            .map(|name| format!("SELECT hex(attempt) AS attempt FROM {name} WHERE {LOOK_UP}"))
             .collect();
         match look_ups.is_empty() {
             true => "NULL".to_owned(),
@@ -105,56 +107,55 @@ impl NonceTables {
 
     /// The values that a query of `attempt_of` takes.
     pub fn look_up(hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Vec<Value> {
-        let hash: Value = hash.to_vec().into();
-        std::iter::once(hash).chain(buckets.map(integer)).collect()
+        std::iter::once(hex(hash)).chain(buckets.map(int)).collect()
     }
 
     /// Keeps a nonce.
-    pub fn insert(&self, sql: &SqlStorage, row: &NonceRow) -> Result<()> {
+    pub fn insert(&self, sql: &Sql, row: &NonceRow) -> Result<()> {
         let group = group_of(row.bucket);
         let at = self.groups.borrow().binary_search(&group);
         if let Err(at) = at {
-            sql.exec(&schema(group), None)?;
+            sql.run(&schema(group), &[])?;
             self.groups.borrow_mut().insert(at, group);
         }
         let query = format!(
-            "INSERT INTO {PREFIX}{group} (bucket, hash, attempt, seen_at_ms, rate) VALUES (?, ?, ?, ?, ?)"
+            "INSERT INTO {PREFIX}{group} (bucket, hash, attempt, seen_at_ms, rate) VALUES (?, unhex(?), unhex(?), ?, ?)"
         );
         let values = vec![
-            integer(row.bucket),
-            row.hash.to_vec().into(),
-            row.attempt.to_vec().into(),
-            integer(row.seen_at_ms),
+            int(row.bucket),
+            hex(&row.hash),
+            hex(&row.attempt),
+            int(row.seen_at_ms),
             match row.rate {
                 Rate::Requests => Value::Null,
                 Rate::Receipts => RECEIPTS.into(),
             },
         ];
-        sql.exec(&query, values).map(|_| ())
+        sql.run(&query, &values)
     }
 
     /// The highest bucket up to and including `through` that has a row.
-    pub fn highest_bucket(&self, sql: &SqlStorage, through: u64) -> Result<Option<u64>> {
+    pub fn highest_bucket(&self, sql: &Sql, through: u64) -> Result<Option<u64>> {
         let mut highest = None;
         for (name, _) in self.names() {
             let query = format!("SELECT MAX(bucket) FROM {name} WHERE bucket <= ?");
-            highest = highest.max(bucket(sql, &query, vec![integer(through)])?);
+            highest = highest.max(bucket(sql, &query, vec![int(through)])?);
         }
         Ok(highest)
     }
 
     /// Deletes the nonces of all buckets up to and including `through`, the last of a group.
-    pub fn delete(&self, sql: &SqlStorage, through: u64) -> Result<()> {
+    pub fn delete(&self, sql: &Sql, through: u64) -> Result<()> {
         let over = |group: &u64| *group <= group_of(through);
         let mut groups = self.groups.borrow_mut();
         while let Some(group) = groups.first().copied().filter(over) {
-            sql.exec(&format!("DROP TABLE IF EXISTS {PREFIX}{group}"), None)?;
+            sql.run(&format!("DROP TABLE IF EXISTS {PREFIX}{group}"), &[])?;
             groups.remove(0);
         }
         if self.has_old.get() {
-            sql.exec("DELETE FROM nonces WHERE bucket <= ?", vec![integer(through)])?;
+            sql.run("DELETE FROM nonces WHERE bucket <= ?", &[int(through)])?;
             if bucket(sql, "SELECT MIN(bucket) FROM nonces", vec![])?.is_none() {
-                sql.exec("DROP TABLE nonces", None)?;
+                sql.run("DROP TABLE nonces", &[])?;
                 self.has_old.set(false);
             }
         }
@@ -179,8 +180,8 @@ fn schema(group: u64) -> String {
     )
 }
 
-fn bucket(sql: &SqlStorage, query: &str, values: Vec<Value>) -> Result<Option<u64>> {
-    match rows(sql, query, values)?.pop().as_deref() {
+fn bucket(sql: &Sql, query: &str, values: Vec<Value>) -> Result<Option<u64>> {
+    match sql.rows(query, &values)?.pop().as_deref() {
         Some([Value::Null]) => Ok(None),
         Some([value]) => number(value).map(Some),
         _ => Err(unexpected()),

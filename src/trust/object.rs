@@ -31,6 +31,7 @@ use crate::core::admission::{
 use crate::log::Log;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
+use crate::sql::Sql;
 
 /// An alarm that is this late is lost and set again.
 const ALARM_LOST_AFTER_MS: u64 = 5 * 60_000;
@@ -385,7 +386,7 @@ impl ProxyTrustState {
                 longest_pause_ms: registry.access_refused_max_ms,
             },
         };
-        let tables = SqlTables::open(self.state.storage().sql())?;
+        let tables = SqlTables::open(Sql::new(self.state.storage().sql()))?;
         Ok(Awake {
             machine: Admission::wake(tables, limits, now_ms, fresh(app)?)?,
             alarm_at_ms: None,

@@ -8,7 +8,8 @@
 
 use std::ops::RangeInclusive;
 
-use worker::{Error, Result, SqlStorage, SqlStorageValue as Value};
+use serde_json::Value;
+use worker::{Error, Result};
 
 use super::nonce_tables::NonceTables;
 use crate::core::admission::overlay::TokenRevocation;
@@ -17,9 +18,10 @@ use crate::core::admission::skew::SkewLog;
 use crate::core::admission::tables::{
     Confirmed, Facts, Forgotten, MAX_CONFIRMED, NonceRow, Stored, Tables, Validation,
 };
-use crate::core::admission::{Changed, Generation};
+use crate::core::admission::{AdmitRequest, Changed, Generation};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
+use crate::sql::{Sql, hex, int, unhex};
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -66,7 +68,7 @@ const SESSION_ENDED_AT: &str = "session_ended_at_ms";
 
 /// The tables of the object that opened them.
 pub struct SqlTables {
-    sql: SqlStorage,
+    sql: Sql,
     nonces: NonceTables,
 }
 
@@ -75,18 +77,18 @@ impl SqlTables {
     ///
     /// # Errors
     /// The storage's.
-    pub fn open(sql: SqlStorage) -> Result<Self> {
-        sql.exec(SCHEMA, None)?;
+    pub fn open(sql: Sql) -> Result<Self> {
+        sql.run(SCHEMA, &[])?;
         let nonces = NonceTables::open(&sql)?;
         Ok(Self { sql, nonces })
     }
 
     fn rows(&self, query: &str, values: Vec<Value>) -> Result<Vec<Vec<Value>>> {
-        rows(&self.sql, query, values)
+        self.sql.rows(query, &values)
     }
 
     fn run(&self, query: &str, values: Vec<Value>) -> Result<()> {
-        self.sql.exec(query, values).map(|_| ())
+        self.sql.run(query, &values)
     }
 
     fn put_meta(&self, name: &str, value: String) -> Result<()> {
@@ -111,7 +113,10 @@ impl SqlTables {
     }
 
     fn validations(&self) -> Result<Vec<Validation>> {
-        let rows = self.rows("SELECT token_hash, jti, validated_at_ms FROM validations", vec![])?;
+        let rows = self.rows(
+            "SELECT hex(token_hash), jti, validated_at_ms FROM validations",
+            vec![],
+        )?;
         let validation = |row: Vec<Value>| match row.as_slice() {
             [hash, jti, at] => Some(Validation {
                 token_hash: bytes(hash).ok()?,
@@ -159,19 +164,24 @@ impl Tables for SqlTables {
         Ok(stored)
     }
 
-    fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts> {
+    fn facts(&self, request: &AdmitRequest, buckets: RangeInclusive<u64>) -> Result<Facts> {
         let attempt = self.nonces.attempt_of(&buckets);
-        let mut values = NonceTables::look_up(hash, buckets);
-        values.push(jti.to_string().into());
+        let mut values = NonceTables::look_up(&request.nonce_hash, buckets);
+        values.push(request.jti.to_string().into());
+        values.push(request.peer.as_ref().map(AgentDid::as_str).into());
         // One look-up an admission.
-        let query = format!("SELECT {attempt}, EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = ?14)");
+        let query = format!(
+            "SELECT {attempt}, EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = ?14), \
+             EXISTS (SELECT 1 FROM peers), (SELECT pair_id FROM peers WHERE peer = ?15)"
+        );
         match self.rows(&query, values)?.pop().as_deref() {
-            Some([attempt, revoked]) => Ok(Facts {
+            Some([attempt, revoked, known, pair]) => Ok(Facts {
                 attempt: match attempt {
                     Value::Null => None,
                     attempt => Some(bytes(attempt)?),
                 },
                 token_revoked: number(revoked)? != 0,
+                peers: (number(known)? != 0, optional_pair_id(pair)?),
             }),
             _ => Err(unexpected()),
         }
@@ -227,7 +237,7 @@ impl Tables for SqlTables {
         self.run("DELETE FROM revoked_tokens WHERE jti = ?", vec![jti.clone()])?;
         let query = "INSERT INTO lifted_tokens (jti, expires_at_ms) VALUES (?, ?)
             ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
-        self.run(query, vec![jti, integer(token.expires_at_ms)])
+        self.run(query, vec![jti, int(token.expires_at_ms)])
     }
 
     fn delete_lifted_token(&self, jti: Ulid) -> Result<()> {
@@ -250,7 +260,7 @@ impl Tables for SqlTables {
         }
         let query = "INSERT INTO revoked_tokens (jti, expires_at_ms) VALUES (?, ?)
             ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
-        self.run(query, vec![jti, integer(token.expires_at_ms)])?;
+        self.run(query, vec![jti, int(token.expires_at_ms)])?;
         Ok(true)
     }
 
@@ -261,7 +271,7 @@ impl Tables for SqlTables {
         }
         let query = "INSERT INTO reissued_tokens (jti, expires_at_ms) VALUES (?, ?)
             ON CONFLICT (jti) DO UPDATE SET expires_at_ms = MAX(expires_at_ms, excluded.expires_at_ms)";
-        self.run(query, vec![jti, integer(token.expires_at_ms)])
+        self.run(query, vec![jti, int(token.expires_at_ms)])
     }
 
     fn token_reissued(&self, jti: Ulid) -> Result<bool> {
@@ -288,7 +298,7 @@ impl Tables for SqlTables {
     fn put_seen_token(&self, jti: Ulid, expires_at_ms: u64) -> Result<()> {
         let query = "INSERT INTO seen_tokens (jti, expires_at_ms) VALUES (?, ?)
             ON CONFLICT (jti) DO UPDATE SET expires_at_ms = excluded.expires_at_ms";
-        self.run(query, vec![jti.to_string().into(), integer(expires_at_ms)])
+        self.run(query, vec![jti.to_string().into(), int(expires_at_ms)])
     }
 
     fn delete_seen_token(&self, jti: Ulid) -> Result<()> {
@@ -299,28 +309,27 @@ impl Tables for SqlTables {
     }
 
     fn put_validation(&self, validation: &Validation) -> Result<()> {
-        let query = "INSERT INTO validations (token_hash, jti, validated_at_ms) VALUES (?, ?, ?)
+        let query = "INSERT INTO validations (token_hash, jti, validated_at_ms) VALUES (unhex(?), ?, ?)
             ON CONFLICT (token_hash) DO UPDATE SET jti = excluded.jti, validated_at_ms = excluded.validated_at_ms";
-        let hash = validation.token_hash.to_vec();
         self.run(
             query,
             vec![
-                hash.into(),
+                hex(&validation.token_hash),
                 validation.jti.to_string().into(),
-                integer(validation.validated_at_ms),
+                int(validation.validated_at_ms),
             ],
         )
     }
 
     fn delete_validation(&self, token_hash: &[u8; 32]) -> Result<()> {
         self.run(
-            "DELETE FROM validations WHERE token_hash = ?",
-            vec![token_hash.to_vec().into()],
+            "DELETE FROM validations WHERE token_hash = unhex(?)",
+            vec![hex(token_hash)],
         )
     }
 
     fn sweep_tokens(&self, expired_before_ms: u64) -> Result<()> {
-        let before = integer(expired_before_ms);
+        let before = int(expired_before_ms);
         self.run(
             "DELETE FROM revoked_tokens WHERE expires_at_ms < ?",
             vec![before.clone()],
@@ -338,10 +347,9 @@ impl Tables for SqlTables {
 
     fn peers(&self, peer: Option<&AgentDid>) -> Result<(bool, Option<PairId>)> {
         let query = "SELECT EXISTS (SELECT 1 FROM peers), (SELECT pair_id FROM peers WHERE peer = ?)";
-        let peer = peer.map_or(Value::Null, |peer| peer.as_str().into());
+        let peer = peer.map(AgentDid::as_str).into();
         match self.rows(query, vec![peer])?.pop().as_deref() {
-            Some([known, Value::Null]) => Ok((number(known)? != 0, None)),
-            Some([known, pair]) => Ok((number(known)? != 0, Some(pair_id(pair)?))),
+            Some([known, pair]) => Ok((number(known)? != 0, optional_pair_id(pair)?)),
             _ => Err(unexpected()),
         }
     }
@@ -376,7 +384,7 @@ impl Tables for SqlTables {
         let values = vec![
             ended.peer.as_str().into(),
             ended.pair_id.as_str().into(),
-            integer(at_ms),
+            int(at_ms),
             untold_by.map_or(Value::Null, |agent| agent.as_str().into()),
         ];
         self.run(query, values)
@@ -427,10 +435,10 @@ impl Tables for SqlTables {
     fn put_confirmed(&self, what: Confirmed<'_>, at_ms: u64) -> Result<()> {
         let query = "INSERT INTO confirmed (about, what, confirmed_at_ms) VALUES (?, ?, ?)
             ON CONFLICT (about, what) DO UPDATE SET confirmed_at_ms = excluded.confirmed_at_ms";
-        self.run(query, vec![what.about.into(), what.what.into(), integer(at_ms)])?;
+        self.run(query, vec![what.about.into(), what.what.into(), int(at_ms)])?;
         let surplus = "DELETE FROM confirmed WHERE (about, what) IN
             (SELECT about, what FROM confirmed ORDER BY confirmed_at_ms DESC LIMIT -1 OFFSET ?)";
-        self.run(surplus, vec![integer(MAX_CONFIRMED as u64)])
+        self.run(surplus, vec![int(MAX_CONFIRMED as u64)])
     }
 
     fn delete_confirmed(&self, what: Confirmed<'_>) -> Result<()> {
@@ -450,7 +458,7 @@ impl Tables for SqlTables {
     fn sweep_confirmed(&self, before_ms: u64) -> Result<()> {
         self.run(
             "DELETE FROM confirmed WHERE confirmed_at_ms < ?",
-            vec![integer(before_ms)],
+            vec![int(before_ms)],
         )
     }
 
@@ -461,33 +469,18 @@ impl Tables for SqlTables {
         )?;
         self.run(
             "DELETE FROM ended_pairs WHERE untold_by IS NULL AND ended_at_ms < ?",
-            vec![integer(before_ms)],
+            vec![int(before_ms)],
         )
     }
 }
 
-pub(super) fn rows(sql: &SqlStorage, query: &str, values: Vec<Value>) -> Result<Vec<Vec<Value>>> {
-    sql.exec(query, values)?.raw().collect()
-}
-
-/// A time or a bucket. One beyond what JavaScript can count stands for "never" and is cut to the last it can.
-pub(super) fn integer(value: u64) -> Value {
-    const MAX_SAFE: i64 = (1 << 53) - 1;
-    Value::Integer(i64::try_from(value).unwrap_or(MAX_SAFE).min(MAX_SAFE))
-}
-
 pub(super) fn number(value: &Value) -> Result<u64> {
-    match value {
-        Value::Integer(value) => u64::try_from(*value).map_err(|_| unexpected()),
-        _ => Err(unexpected()),
-    }
+    value.as_u64().ok_or_else(unexpected)
 }
 
+/// A value that was read by `hex(...)`.
 pub(super) fn bytes<const N: usize>(value: &Value) -> Result<[u8; N]> {
-    match value {
-        Value::Blob(bytes) => bytes.as_slice().try_into().map_err(|_| unexpected()),
-        _ => Err(unexpected()),
-    }
+    unhex(value).ok_or_else(unexpected)
 }
 
 fn ulid(value: &Value) -> Result<Ulid> {
@@ -501,6 +494,13 @@ fn pair_id(value: &Value) -> Result<PairId> {
     match value {
         Value::String(text) => PairId::parse(text).map_err(|_| unexpected()),
         _ => Err(unexpected()),
+    }
+}
+
+fn optional_pair_id(value: &Value) -> Result<Option<PairId>> {
+    match value {
+        Value::Null => Ok(None),
+        pair => pair_id(pair).map(Some),
     }
 }
 

@@ -7,19 +7,18 @@
 //! - 400 `PROXY_ADMIN_INVALID_INPUT`, 404 `PROXY_DEAD_LETTER_NOT_FOUND`, 503 `PROXY_REVOCATION_UNAVAILABLE`
 
 use serde_json::json;
-use worker::Response;
 
 use super::{bad_input, unavailable};
 use crate::app::App;
 use crate::consumers::dead_letters;
 use crate::core::admin::{number, page_query};
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::code;
 
 /// Answers the list.
 pub async fn list(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
-    let (since, limit) = page_query(incoming.target.url.query_pairs()).map_err(bad_input)?;
+    let (since, limit) = page_query(incoming.target.query_pairs()).map_err(bad_input)?;
     let count = dead_letters::count(app).await;
     let count = count.map_err(|error| unavailable(app, &error))?;
     let items = dead_letters::page(app, since, limit).await;

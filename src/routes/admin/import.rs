@@ -3,12 +3,10 @@
 //! 503 `PROXY_REVOCATION_UNAVAILABLE` if D1 does not answer; otherwise 200. `state` is `notBegun` until the first request of
 //! an agent begins the import, then `running`, then `finished`.
 
-use worker::Response;
-
 use super::unavailable;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::http::json_response;
+use crate::http::{Response, json_response};
 use crate::trust::takeover;
 
 pub async fn handle(app: &App) -> Result<Response, ApiError> {

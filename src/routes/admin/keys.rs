@@ -4,12 +4,11 @@
 //! isolate uses them at once, every other one within 30 s.
 
 use serde_json::json;
-use worker::Response;
 
 use super::unavailable;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::http::json_response;
+use crate::http::{Response, json_response};
 use crate::registry::keys;
 
 pub async fn handle(app: &App) -> Result<Response, ApiError> {

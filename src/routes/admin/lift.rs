@@ -7,13 +7,12 @@
 //! - 201 with the lift's item, or 200 if it was lifted already
 
 use serde_json::json;
-use worker::Response;
 
 use super::{bad_input, unavailable};
 use crate::app::App;
 use crate::core::admin::{LiftBody, number};
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::code;
 use crate::revocation::{Lifted, lift};
 

@@ -4,13 +4,12 @@
 //! starts over.
 
 use serde_json::json;
-use worker::Response;
 
 use super::unavailable;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::feed;
-use crate::http::{self, Incoming, json_response};
+use crate::http::{self, Incoming, Response, json_response};
 use crate::trust::ledger;
 
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {

@@ -14,15 +14,13 @@ mod letter;
 mod lift;
 mod overview;
 
-use worker::{Headers, Response, ResponseBuilder};
-
 use crate::app::App;
 use crate::core::admin::number;
 use crate::core::operator_page::html::{self, document, escape, form};
 use crate::core::operator_page::{Session, set_cookie};
 use crate::core::router::PageRoute;
 use crate::error::ApiError;
-use crate::http::{self, Incoming};
+use crate::http::{self, Incoming, Response};
 use crate::protocol::did::AgentDid;
 use crate::routes::sign_in;
 
@@ -45,7 +43,7 @@ pub async fn handle(app: &App, route: PageRoute, incoming: Incoming) -> Result<R
         return sign_in_with(app, &incoming);
     }
     let header = incoming.header("cookie");
-    let Some(session) = Session::of_header(header.as_deref(), expected.expose(), app.now_ms()) else {
+    let Some(session) = Session::of_header(header, expected.expose(), app.now_ms()) else {
         let reads = incoming.target.method == "GET" || incoming.target.is_head();
         let status = if reads { 200 } else { 401 };
         return Ok(sign_in_form(app, status, ""));
@@ -86,7 +84,7 @@ fn sign_in_with(app: &App, incoming: &Incoming) -> Result<Response, ApiError> {
     }
     let random = app.random().map_err(|_| http::internal())?;
     let session = Session::new(expected.expose(), app.now_ms(), random);
-    let secure = incoming.target.url.scheme() == "https";
+    let secure = incoming.target.is_https();
     Ok(back("/admin", Some(set_cookie(Some(&session), secure))))
 }
 
@@ -148,7 +146,7 @@ fn id_of(text: Option<String>) -> Result<u64, ApiError> {
 }
 
 fn query(incoming: &Incoming, name: &str) -> Option<String> {
-    let mut pairs = incoming.target.url.query_pairs();
+    let mut pairs = incoming.target.query_pairs();
     pairs
         .find(|(each, _)| each == name)
         .map(|(_, value)| value.into_owned())
@@ -178,8 +176,7 @@ fn back(to: &str, cookie: Option<String>) -> Response {
     answer(303, "text/html; charset=utf-8", String::new(), Some(headers))
 }
 
-fn answer(status: u16, kind: &str, body: String, more: Option<Vec<(&str, String)>>) -> Response {
-    let headers = Headers::new();
+fn answer(status: u16, kind: &str, body: String, more: Option<Vec<(&'static str, String)>>) -> Response {
     let fixed = [
         ("content-type", kind),
         ("content-security-policy", POLICY),
@@ -187,19 +184,16 @@ fn answer(status: u16, kind: &str, body: String, more: Option<Vec<(&str, String)
         ("referrer-policy", "no-referrer"),
         ("x-content-type-options", "nosniff"),
     ];
-    // Names and values are ours and well-formed: there is nothing to do about a failure.
+    let mut response = Response::new(status, body.into_bytes());
     for (name, value) in fixed {
-        let _ = headers.set(name, value);
+        response = response.with_header(name, value);
     }
     for (name, value) in more.into_iter().flatten() {
-        let _ = headers.set(name, &value);
+        response = response.with_header(name, value);
     }
     if status == 401 {
         // RFC 9110 §11.6.1 asks for a challenge. Browsers do nothing on this one.
-        let _ = headers.set("www-authenticate", "Bearer");
+        response = response.with_header("www-authenticate", "Bearer");
     }
-    ResponseBuilder::new()
-        .with_status(status)
-        .with_headers(headers)
-        .fixed(body.into_bytes())
+    response
 }

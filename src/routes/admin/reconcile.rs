@@ -3,12 +3,10 @@
 //! 503 `PROXY_REVOCATION_UNAVAILABLE` if the registry gave no list; otherwise 200 with what was done. If `outcome` is
 //! `partial`, there was more to do than one run does: ask again, and the next run goes on.
 
-use worker::Response;
-
 use super::unavailable;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::http::json_response;
+use crate::http::{Response, json_response};
 use crate::revocation::reconcile::reconcile;
 
 pub async fn handle(app: &App) -> Result<Response, ApiError> {

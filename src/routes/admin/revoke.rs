@@ -4,14 +4,13 @@
 //! the item, or 200 where it stood already. It is applied like an event, also where it stood already.
 
 use serde_json::json;
-use worker::Response;
 
 use super::{bad_input, unavailable};
 use crate::app::App;
 use crate::core::admin::check_order;
 use crate::core::admission::{TokenRevocation, token_expiry_ms};
 use crate::error::ApiError;
-use crate::http::{self, Incoming, json_response};
+use crate::http::{self, Incoming, Response, json_response};
 use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::revocation::{self, Source, Subject};

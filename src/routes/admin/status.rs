@@ -7,7 +7,6 @@
 use futures_util::future::join;
 use serde::Serialize;
 use serde_json::Value;
-use worker::Response;
 
 use super::{bad_input, unavailable};
 use crate::app::{App, binding};
@@ -15,7 +14,7 @@ use crate::consumers::dead_letters as letters;
 use crate::core::admin::agent_query;
 use crate::core::admission::RevokedWhat;
 use crate::error::ApiError;
-use crate::http::{self, Incoming, json_response};
+use crate::http::{self, Incoming, Response, json_response};
 use crate::protocol::did::AgentDid;
 use crate::protocol::time::iso_ms;
 use crate::registry;
@@ -85,7 +84,7 @@ struct Skew {
 pub async fn handle(app: &App, incoming: Incoming) -> Result<Response, ApiError> {
     let issuer = &app.config.registry.expected_issuer;
     let authority = issuer.authority().map_err(|_| http::internal())?;
-    let agent = agent_query(incoming.target.url.query_pairs(), authority.as_str()).map_err(bad_input)?;
+    let agent = agent_query(incoming.target.query_pairs(), authority.as_str()).map_err(bad_input)?;
     let agent = match agent {
         Some(agent) => Some(of_agent(app, agent).await?),
         None => None,

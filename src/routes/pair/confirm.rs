@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use worker::Response;
 
 use super::{Object, already_confirmed, expired, find_ticket, not_found, parse_body, refused, unavailable};
 use crate::app::{App, binding};
@@ -10,7 +9,7 @@ use crate::clock;
 use crate::core::admission::PairId;
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{self, Incoming, json_response};
+use crate::http::{self, Incoming, Response, json_response};
 use crate::protocol::b64;
 use crate::protocol::code;
 use crate::protocol::did::AgentDid;

@@ -2,14 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use worker::Response;
 
 use super::{parse_body, state_unavailable};
 use crate::app::App;
 use crate::core::admission::EndedPair;
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::did::AgentDid;
 use crate::trust::{client, pairs};
 

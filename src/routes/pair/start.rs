@@ -3,14 +3,13 @@
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use worker::Response;
 
 use super::{Object, own_origin, parse_body, present, unavailable};
 use crate::app::App;
 use crate::core::budget::Budget;
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;

@@ -1,13 +1,12 @@
 //! `POST /pair/status`: the state of a ticket, for its participants only (docs/wire.md §5.5).
 
 use serde::{Deserialize, Serialize};
-use worker::Response;
 
 use super::{expired, find_ticket, parse_body, refused};
 use crate::app::App;
 use crate::core::pipeline::Caller;
 use crate::error::ApiError;
-use crate::http::{Incoming, json_response};
+use crate::http::{Incoming, Response, json_response};
 use crate::protocol::code;
 use crate::protocol::did::AgentDid;
 use crate::protocol::profile::{Profile, ResponderProfile};

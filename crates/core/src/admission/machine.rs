@@ -153,9 +153,7 @@ impl<T: Tables> Admission<T> {
                 what: RevokedWhat::Agent,
             });
         }
-        let facts = self
-            .tables
-            .facts(request.jti, &request.nonce_hash, nonces::live_buckets(now_ms))?;
+        let facts = self.tables.facts(request, nonces::live_buckets(now_ms))?;
         if facts.token_revoked {
             // Whoever presents the token tells how long it lives, and so how long its revocation must be kept.
             self.revoke_token(&TokenRevocation {
@@ -167,7 +165,7 @@ impl<T: Tables> Admission<T> {
             });
         }
         if facts.attempt == Some(request.attempt) {
-            return self.admitted(request);
+            return Ok(self.admitted(request, facts.peers));
         }
         let bucket = nonces::bucket_of(request.timestamp_s);
         if !nonces::within_skew(now_ms, request.timestamp_s) || self.forgotten_through >= Some(bucket) {
@@ -193,7 +191,7 @@ impl<T: Tables> Admission<T> {
             self.tables.put_skews(&self.skews.to_text())?;
         }
         self.oldest_bucket = Some(self.oldest_bucket.map_or(bucket, |oldest| oldest.min(bucket)));
-        self.admitted(request)
+        Ok(self.admitted(request, facts.peers))
     }
 
     /// Voids what is cached about the agent and may have changed.
@@ -348,7 +346,7 @@ impl<T: Tables> Admission<T> {
         }
     }
 
-    fn admitted(&self, request: &AdmitRequest) -> Result<AdmitReply, T::Error> {
+    fn admitted(&self, request: &AdmitRequest, (known, pair): (bool, Option<PairId>)) -> AdmitReply {
         let of_this_ait = self
             .validations
             .iter()
@@ -357,11 +355,11 @@ impl<T: Tables> Admission<T> {
             token_hash: v.token_hash,
             at_ms: v.validated_at_ms,
         };
-        Ok(AdmitReply::Admitted {
+        AdmitReply::Admitted {
             generation: self.generation,
-            peers: self.peers(request.peer.as_ref(), None)?,
+            peers: self.peers_reply(request.peer.as_ref(), known, pair),
             validations: Validations(of_this_ait.map(validated).collect()),
             token_lifted: self.lifted_tokens.contains_key(&request.jti),
-        })
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use super::calls::Changed;
+use super::calls::{AdmitRequest, Changed};
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
 use super::pairs::{EndedPair, PairId};
@@ -65,15 +65,17 @@ impl Tables for Memory {
         })
     }
 
-    fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts, Infallible> {
+    fn facts(&self, request: &AdmitRequest, buckets: RangeInclusive<u64>) -> Result<Facts, Infallible> {
+        let peers = self.peers(request.peer.as_ref())?;
         let data = self.0.borrow();
         let row = data
             .nonces
             .iter()
-            .find(|row| row.hash == *hash && buckets.contains(&row.bucket));
+            .find(|row| row.hash == request.nonce_hash && buckets.contains(&row.bucket));
         Ok(Facts {
             attempt: row.map(|row| row.attempt),
-            token_revoked: data.revoked_tokens.contains_key(&jti),
+            token_revoked: data.revoked_tokens.contains_key(&request.jti),
+            peers,
         })
     }
 

@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::calls::Changed;
+use super::calls::{AdmitRequest, Changed};
 use super::generation::Generation;
 use super::overlay::TokenRevocation;
 use super::pairs::{EndedPair, PairId};
@@ -31,12 +31,14 @@ pub struct NonceRow {
 }
 
 /// What one look-up says about a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The nonce is known: the attempt it was accepted for.
     pub attempt: Option<[u8; 16]>,
     /// The token is revoked.
     pub token_revoked: bool,
+    /// As [`Tables::peers`] has it of the agent that the request names.
+    pub peers: (bool, Option<PairId>),
 }
 
 /// What is left after forgetting.
@@ -119,7 +121,7 @@ pub trait Tables {
     ///
     /// # Errors
     /// See `load`.
-    fn facts(&self, jti: Ulid, hash: &[u8; 32], buckets: RangeInclusive<u64>) -> Result<Facts, Self::Error>;
+    fn facts(&self, request: &AdmitRequest, buckets: RangeInclusive<u64>) -> Result<Facts, Self::Error>;
 
     /// Whether a token is revoked.
     ///

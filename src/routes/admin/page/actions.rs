@@ -1,7 +1,6 @@
 //! What the page's forms ask for.
 
 use serde_json::{Value, json};
-use worker::Response;
 
 use super::{back, field, id_of};
 use crate::app::App;
@@ -9,7 +8,7 @@ use crate::consumers::dead_letters as letters;
 use crate::core::operator_page::set_cookie;
 use crate::core::router::PageRoute;
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, Response};
 use crate::revocation::reconcile::reconcile;
 use crate::revocation::{Lifted, lift};
 use crate::routes::admin::{bad_input, dead_letters, keys, revoke, unavailable};
@@ -84,7 +83,7 @@ pub async fn act(app: &App, route: PageRoute, incoming: Incoming) -> Result<Resp
         }
         PageRoute::LetterAction => letter_action(app, &incoming).await?,
         _ => {
-            let secure = incoming.target.url.scheme() == "https";
+            let secure = incoming.target.is_https();
             return Ok(back("/admin", Some(set_cookie(None, secure))));
         }
     };

@@ -1,7 +1,6 @@
 //! An agent's page: its standing, its pairs, its queue and sockets, its clock, and what was decided about it lately.
 
 use futures_util::future::join4;
-use worker::Response;
 
 use super::{age, agent_link, page, paragraph, revoke_form};
 use crate::app::App;
@@ -9,7 +8,7 @@ use crate::core::admin::agent_query;
 use crate::core::operator_page::Session;
 use crate::core::operator_page::html::{self, escape, table};
 use crate::error::ApiError;
-use crate::http::{self, Incoming};
+use crate::http::{self, Incoming, Response};
 use crate::protocol::time::iso_ms;
 use crate::relay;
 use crate::relay::protocol::{RelayCall, RelayReply};
@@ -25,7 +24,7 @@ const SHOWN_DECISIONS: usize = 20;
 pub async fn show(app: &App, session: &Session, incoming: &Incoming) -> Result<Response, ApiError> {
     let issuer = &app.config.registry.expected_issuer;
     let authority = issuer.authority().map_err(|_| http::internal())?;
-    let agent = agent_query(incoming.target.url.query_pairs(), authority.as_str()).map_err(bad_input)?;
+    let agent = agent_query(incoming.target.query_pairs(), authority.as_str()).map_err(bad_input)?;
     let agent = agent.ok_or_else(|| bad_input("agentDid is missing"))?;
     let (standing, relay, row, peers) = join4(
         trust::client::check(app, &agent, None),

@@ -1,14 +1,12 @@
 //! A dead letter's page: what came, why it could not be applied, and what can be done with it.
 
-use worker::Response;
-
 use super::{id_of, page, query};
 use crate::app::App;
 use crate::consumers::dead_letters as letters;
 use crate::core::operator_page::Session;
 use crate::core::operator_page::html::{self, escape, form, hidden};
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, Response};
 use crate::routes::admin::{dead_letters, unavailable};
 
 pub async fn show(app: &App, session: &Session, incoming: &Incoming) -> Result<Response, ApiError> {

@@ -1,14 +1,12 @@
 //! What a lift will do, said before it is done.
 
-use worker::Response;
-
 use super::{id_of, page, paragraph, query};
 use crate::app::App;
 use crate::core::feed::Place;
 use crate::core::operator_page::Session;
 use crate::core::operator_page::html::{form, hidden};
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, Response};
 use crate::protocol::revocation::{Source, Subject};
 use crate::protocol::time::iso_ms;
 use crate::routes::admin::{bad_input, unavailable};

@@ -4,7 +4,6 @@
 //! without it, because that is when an operator looks at it. What only memory holds is this isolate's, and is said to be.
 
 use futures_util::future::{join, join_all};
-use worker::Response;
 
 use super::actions::DONE;
 use super::{age, agent_link, page, paragraph, query, revoke_form};
@@ -17,7 +16,7 @@ use crate::core::operator_page::html::{self, escape, form, table};
 use crate::core::operator_page::plot;
 use crate::core::operator_page::problems::{Facts, Measured, problems};
 use crate::error::ApiError;
-use crate::http::Incoming;
+use crate::http::{Incoming, Response};
 use crate::protocol::did::AgentDid;
 use crate::protocol::revocation::{Item, Subject};
 use crate::protocol::time::iso_ms;

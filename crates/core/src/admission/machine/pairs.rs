@@ -211,21 +211,31 @@ impl<T: Tables> Admission<T> {
         peer: Option<&AgentDid>,
         pair_id: Option<&PairId>,
     ) -> Result<PeersReply, T::Error> {
-        if !self.peers_loaded {
-            return Ok(PeersReply {
-                known: Known::Unavailable,
-                paired: peer.map(|_| Paired::Unavailable),
-            });
-        }
         let (known, pair) = self.tables.peers(peer)?;
         let ended = match (peer, pair_id) {
             (Some(peer), Some(pair_id)) => self.tables.has_ended(peer, pair_id)?,
             _ => false,
         };
-        Ok(PeersReply {
+        Ok(self.peers_reply(peer, known, pair.filter(|_| !ended)))
+    }
+
+    /// The reply from what the table says of them, which counts only once they are loaded.
+    pub(super) fn peers_reply(
+        &self,
+        peer: Option<&AgentDid>,
+        known: bool,
+        pair: Option<PairId>,
+    ) -> PeersReply {
+        if !self.peers_loaded {
+            return PeersReply {
+                known: Known::Unavailable,
+                paired: peer.map(|_| Paired::Unavailable),
+            };
+        }
+        PeersReply {
             known: if known { Known::Yes } else { Known::No },
-            paired: peer.map(|_| pair.filter(|_| !ended).map_or(Paired::No, Paired::Yes)),
-        })
+            paired: peer.map(|_| pair.map_or(Paired::No, Paired::Yes)),
+        }
     }
 
     /// The whole record, less what was ended here and is still in it.
