@@ -24,6 +24,7 @@ use crate::clock;
 use crate::core::consume::retry_delay_s;
 use crate::log::Log;
 use crate::protocol::event::{Event, EventError, parse_event};
+use crate::random;
 
 /// The longest that a notice is worked on before it is given back: a batch with kills may be waiting behind this one. What
 /// its session does about it goes on, and the next try finds it done.
@@ -184,7 +185,7 @@ fn settle(app: &App, queue: &str, message: &QueueMessage, outcome: Outcome) {
         Outcome::Again(reason) => {
             app.log
                 .error("proxy.queue.message_failed", fields(&reason, "retried"));
-            message.retry(retry_delay_s(message.attempts()));
+            message.retry(retry_delay_s(message.attempts(), random::byte()));
         }
         Outcome::DeadLetter(reason) => {
             // It is tried as often as the queue is set to, in a row: one line of many says it.

@@ -9,7 +9,9 @@ use wasm_bindgen_futures::JsFuture;
 use worker::Env;
 
 use crate::clock;
+use crate::core::backoff::spread;
 use crate::core::retry::{CallFailure, retry_pause_ms};
+use crate::random;
 
 #[wasm_bindgen(module = "/glue/objects.js")]
 extern "C" {
@@ -64,7 +66,7 @@ pub async fn call(env: &Env, limit_ms: u64, address: &Address, text: &str) -> Re
         };
         failures += 1;
         match retry_pause_ms(failures, failure(&error)) {
-            Some(pause_ms) if pause_ms < left_ms => clock::sleep_ms(pause_ms).await,
+            Some(pause_ms) if pause_ms < left_ms => clock::sleep_ms(spread(pause_ms, random::byte())).await,
             _ => return Err(NoAnswer::Failed(worker::Error::from(error).to_string())),
         }
     }

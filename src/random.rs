@@ -36,3 +36,8 @@ pub fn bytes<const N: usize>() -> Result<[u8; N], getrandom::Error> {
         Ok(given)
     })
 }
+
+/// A byte for something that is only to be spread out; zero where the generator fails.
+pub fn byte() -> u8 {
+    bytes().map_or(0, |[byte]| byte)
+}

@@ -18,6 +18,7 @@ use crate::core::consume::retry_delay_s;
 use crate::core::dead_letter::describe;
 use crate::protocol::event::{EventError, parse_event};
 use crate::protocol::time::iso_ms;
+use crate::random;
 use crate::trust::d1::{self, DbError, Sql, batch, number, optional_text, query, text};
 
 /// How long a message is tried that an operator has tried again.
@@ -166,7 +167,8 @@ pub async fn keep(app: &App, queue: &str, message: &QueueMessage) {
         Err(error) => {
             let fields = json!({ "queue": queue, "messageId": message.id(), "error": error.to_string() });
             app.log.error("proxy.dead_letter.not_kept", fields);
-            message.retry(retry_delay_s(message.attempts()).max(LEAST_RETRY_S));
+            let delay_s = retry_delay_s(message.attempts(), random::byte());
+            message.retry(delay_s.max(LEAST_RETRY_S));
         }
     }
 }

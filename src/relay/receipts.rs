@@ -26,13 +26,14 @@ use super::protocol::{PushReceipt, PushReceiptsCall, ReceiptCall, RelayCall, Rel
 use super::receipt_tables::OutboxRow;
 use super::rows::{Identity, Kept};
 use super::session::Session;
-use crate::core::backoff::doubled;
+use crate::core::backoff::{doubled, spread};
 use crate::core::relay_queue::outcome;
 use crate::core::relay_queue::socket::Probe;
 use crate::protocol::did::AgentDid;
 use crate::protocol::frame;
 use crate::protocol::ids::Ulid;
 use crate::protocol::receipt::ReceiptStatus;
+use crate::random;
 
 /// How many receipts are taken out of the outbox at a time.
 const BATCH: u32 = 100;
@@ -317,6 +318,7 @@ impl Awake {
             .collect();
         let attempts = rows.iter().map(|row| row.attempts).max().unwrap_or(0);
         let pause_ms = doubled(RETRY_MS, MAX_RETRY_MS, attempts.saturating_add(1));
+        let pause_ms = spread(pause_ms, random::byte());
         self.tables
             .postpone_in_outbox(&left, moment.now_ms.saturating_add(pause_ms))
     }

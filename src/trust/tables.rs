@@ -393,7 +393,7 @@ impl Tables for SqlTables {
     fn put_removed_until(&self, peer: &AgentDid, until_ms: u64) -> Result<()> {
         let query = "INSERT INTO removed_until (peer, until_ms) VALUES (?, ?)
             ON CONFLICT (peer) DO UPDATE SET until_ms = MAX(until_ms, excluded.until_ms)";
-        self.run(query, vec![peer.as_str().into(), integer(until_ms)])
+        self.run(query, vec![peer.as_str().into(), int(until_ms)])
     }
 
     fn removed_until_ms(&self, peer: &AgentDid) -> Result<Option<u64>> {
@@ -465,7 +465,7 @@ impl Tables for SqlTables {
     fn sweep_ended(&self, before_ms: u64) -> Result<()> {
         self.run(
             "DELETE FROM removed_until WHERE until_ms < ?",
-            vec![integer(before_ms)],
+            vec![int(before_ms)],
         )?;
         self.run(
             "DELETE FROM ended_pairs WHERE untold_by IS NULL AND ended_at_ms < ?",

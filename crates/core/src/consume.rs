@@ -3,7 +3,7 @@
 //! The consumers apply, retry and acknowledge. What they have to decide is decided here.
 
 use super::admission::{TokenRevocation, token_expiry_ms};
-use super::backoff::doubled;
+use super::backoff::{doubled, spread};
 use super::canary;
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::event::AuthRevoked;
@@ -12,9 +12,9 @@ use clawdentity_protocol::event::AuthRevoked;
 const FIRST_RETRY_S: u64 = 1;
 const LONGEST_RETRY_S: u64 = 60;
 
-/// The pause after the n-th try, counted from 1: 1 s, doubling to 60 s.
-pub fn retry_delay_s(attempts: u32) -> u32 {
-    doubled(FIRST_RETRY_S, LONGEST_RETRY_S, attempts) as u32
+/// The pause after the n-th try, counted from 1: 1 s, doubling to 60 s, spread by `random`.
+pub fn retry_delay_s(attempts: u32, random: u8) -> u32 {
+    spread(doubled(FIRST_RETRY_S, LONGEST_RETRY_S, attempts), random) as u32
 }
 
 /// What a revocation event asks for.
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn pauses_double_to_a_minute() {
         let pauses: Vec<u32> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 100, u32::MAX]
-            .map(retry_delay_s)
+            .map(|attempts| retry_delay_s(attempts, 0))
             .into();
         assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
     }
