@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { targetDirectory } from "../../scripts/build.mjs";
+import { build, targetDirectory } from "../../scripts/build.mjs";
 import { ROOT } from "../../scripts/setup.mjs";
 import { eventually, start } from "../support/harness.mjs";
 
@@ -162,6 +162,7 @@ test("every command within a sentence is one that there is", async () => {
 });
 
 test("npm start serves, npm run demo shows the main job on it, and both end", async () => {
+  await build(); // up to date as a rule; what npm start would have to compile takes its time, and is not to be broken off
   const free = () => new Promise((resolve) => {
     const probe = createServer().listen(0, "127.0.0.1", () => {
       const { port } = probe.address();
