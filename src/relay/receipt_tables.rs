@@ -1,4 +1,4 @@
-//! The SQL of receipts: those on their way to their senders (`outbox`, at the recipient's session), and those for
+//! The tables of receipts: those on their way to their senders (`outbox`, at the recipient's session), and those for
 //! this agent's own connector (`pushes`, at the sender's).
 //!
 //! A row of the outbox is written together with the state that it reports, and deleted when the sender's session has
@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::protocol::PushReceipt;
 use super::tables::{Tables, int};
+use crate::core::relay_queue::statements;
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::Ulid;
 use crate::protocol::receipt::ReceiptStatus;
@@ -53,8 +54,6 @@ impl Tables {
         now_ms: u64,
         expires_at_ms: u64,
     ) -> Result<(), Failure> {
-        let query = "INSERT INTO outbox (sender_did, request_id, status, reason, attempts, due_at_ms, expires_at_ms) \
-                     VALUES (?, ?, ?, ?, 0, ?, ?)";
         let values = vec![
             sender.as_str().into(),
             receipt.request_id.to_string().into(),
@@ -63,7 +62,7 @@ impl Tables {
             int(now_ms),
             int(expires_at_ms),
         ];
-        self.run(query, values)
+        self.run(statements::PUT_IN_OUTBOX, values)
     }
 
     /// When the outbox is next to be looked at, Unix milliseconds.
@@ -72,7 +71,7 @@ impl Tables {
         struct Row {
             due: Option<u64>,
         }
-        let rows: Vec<Row> = self.rows("SELECT MIN(due_at_ms) AS due FROM outbox", vec![])?;
+        let rows: Vec<Row> = self.rows(statements::OUTBOX_DUE, vec![])?;
         Ok(rows.first().and_then(|row| row.due))
     }
 
@@ -88,9 +87,7 @@ impl Tables {
             attempts: u32,
             expires_at_ms: u64,
         }
-        let query = "SELECT seq, sender_did, request_id, status, reason, attempts, expires_at_ms FROM outbox \
-                     WHERE due_at_ms <= ? ORDER BY seq LIMIT ?";
-        let rows: Vec<Row> = self.rows(query, vec![int(now_ms), int(limit.into())])?;
+        let rows: Vec<Row> = self.rows(statements::OUTBOX, vec![int(now_ms), int(limit.into())])?;
         let read = |row: Row| OutboxRow {
             seq: row.seq,
             sender: row.sender_did,
@@ -107,17 +104,15 @@ impl Tables {
 
     /// Taken by the sender's session, or given up.
     pub fn take_from_outbox(&self, seqs: &[u64]) -> Result<(), Failure> {
-        self.run(
-            "DELETE FROM outbox WHERE seq IN (SELECT value FROM json_each(?))",
-            vec![json_list(seqs)],
-        )
+        self.run(statements::TAKE_FROM_OUTBOX, vec![json_list(seqs)])
     }
 
     /// Not taken: to be tried again at `due_at_ms`.
     pub fn postpone_in_outbox(&self, seqs: &[u64], due_at_ms: u64) -> Result<(), Failure> {
-        let query = "UPDATE outbox SET attempts = attempts + 1, due_at_ms = ? \
-                     WHERE seq IN (SELECT value FROM json_each(?))";
-        self.run(query, vec![int(due_at_ms), json_list(seqs)])
+        self.run(
+            statements::POSTPONE_IN_OUTBOX,
+            vec![int(due_at_ms), json_list(seqs)],
+        )
     }
 
     /// Keeps a receipt for this agent's connector under this number. One that was just told is not kept twice.
@@ -128,9 +123,6 @@ impl Tables {
         receipt: &PushReceipt,
         expires_at_ms: u64,
     ) -> Result<(), Failure> {
-        let query = "INSERT INTO pushes (seq, request_id, recipient_did, status, reason, expires_at_ms) \
-                     SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM pushes \
-                     WHERE seq > ?7 AND request_id = ?2 AND recipient_did = ?3 AND status = ?4)";
         let values = vec![
             int(seq),
             receipt.request_id.to_string().into(),
@@ -140,7 +132,7 @@ impl Tables {
             int(expires_at_ms),
             int(seq.saturating_sub(TOLD_AGAIN_ROWS)),
         ];
-        self.run(query, values)
+        self.run(statements::KEEP_RECEIPT, values)
     }
 
     /// The highest number among the receipts.
@@ -149,7 +141,7 @@ impl Tables {
         struct Row {
             seq: Option<u64>,
         }
-        let rows: Vec<Row> = self.rows("SELECT MAX(seq) AS seq FROM pushes", vec![])?;
+        let rows: Vec<Row> = self.rows(statements::LAST_PUSH, vec![])?;
         Ok(rows.first().and_then(|row| row.seq).unwrap_or(0))
     }
 
@@ -163,8 +155,7 @@ impl Tables {
             status: ReceiptStatus,
             reason: Option<String>,
         }
-        let query = "SELECT seq, request_id, recipient_did, status, reason FROM pushes WHERE seq > ? ORDER BY seq LIMIT ?";
-        let rows: Vec<Row> = self.rows(query, vec![int(seq), int(limit.into())])?;
+        let rows: Vec<Row> = self.rows(statements::PUSHES_AFTER, vec![int(seq), int(limit.into())])?;
         let read = |row: Row| PushRow {
             seq: row.seq,
             recipient: row.recipient_did,
@@ -179,14 +170,13 @@ impl Tables {
 
     /// The connector has these.
     pub fn pushed_through(&self, seq: u64) -> Result<(), Failure> {
-        self.run("DELETE FROM pushes WHERE seq <= ?", vec![int(seq)])
+        self.run(statements::PUSHED_THROUGH, vec![int(seq)])
     }
 
     /// Deletes the receipts that nobody took in their time, or that are too many, and says when to come again.
     pub fn sweep_receipts(&self, now_ms: u64, max_kept: u64) -> Result<Option<u64>, Failure> {
         let too_old = self.last_push()?.saturating_sub(max_kept);
-        let query = "DELETE FROM pushes WHERE expires_at_ms <= ? OR seq <= ?";
-        self.run(query, vec![int(now_ms), int(too_old)])?;
+        self.run(statements::SWEEP_RECEIPTS, vec![int(now_ms), int(too_old)])?;
         self.receipts_due_ms()
     }
 
@@ -196,8 +186,7 @@ impl Tables {
         struct Row {
             expires_at_ms: u64,
         }
-        let query = "SELECT expires_at_ms FROM pushes ORDER BY seq LIMIT 1";
-        let rows: Vec<Row> = self.rows(query, vec![])?;
+        let rows: Vec<Row> = self.rows(statements::RECEIPTS_DUE, vec![])?;
         Ok(rows.first().map(|row| row.expires_at_ms))
     }
 }

@@ -127,6 +127,7 @@ pub(super) fn stored_mark(mark: Mark) -> Option<&'static str> {
     match mark {
         Mark::None => None,
         Mark::Cut => Some("cut"),
+        Mark::Unanswered => Some("unanswered"),
         Mark::Suspect => Some("suspect"),
     }
 }
@@ -135,6 +136,7 @@ pub(super) fn stored_mark(mark: Mark) -> Option<&'static str> {
 pub(super) fn read_trouble(mark: Option<&str>, cuts: u32, breaks: u32) -> Trouble {
     let mark = match mark {
         None => Mark::None,
+        Some("unanswered") => Mark::Unanswered,
         Some("suspect") => Mark::Suspect,
         Some(_) => Mark::Cut,
     };

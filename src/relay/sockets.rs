@@ -129,10 +129,10 @@ impl Session {
             let is_current = !it.closed && awake.socket.as_ref().is_some_and(|open| open.is(&it.socket_id));
             let max_bytes = moment.app.config.relay.max_frame_bytes;
             let (bytes, text) = match message {
-                WebSocketIncomingMessage::String(text) => (text.len(), Some(text)),
-                WebSocketIncomingMessage::Binary(bytes) => (bytes.len(), String::from_utf8(bytes).ok()),
+                WebSocketIncomingMessage::String(text) => (text.len(), text),
+                WebSocketIncomingMessage::Binary(bytes) => (bytes.len(), frame::text_of(bytes)),
             };
-            let text = text.filter(|_| bytes <= max_bytes);
+            let text = (bytes <= max_bytes).then_some(text);
             if !is_current {
                 awake.late_message(text.as_deref(), moment)?;
                 return Ok(None);

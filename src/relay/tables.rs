@@ -1,5 +1,5 @@
-//! The SQL of messages: `mail` for those that are live, and tables of outcomes for those that were
-//! (`relay_queue::schema`).
+//! The tables of messages: `mail` for those that are live, and tables of outcomes for those that were
+//! (`relay_queue::schema`, `relay_queue::statements`).
 //!
 //! A message's row is written before its frame is sent. When the message ends, its row is deleted and its outcome is
 //! written in the same step. The outcome makes a repeated request idempotent (docs/wire.md §6.3) and answers `GET
@@ -17,6 +17,7 @@ use super::rows::{
 use crate::core::admission::PairId;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::schema::{self, OUTCOMES_PREFIX};
+use crate::core::relay_queue::statements;
 use crate::core::relay_queue::{StoredRow, Trouble};
 use crate::log::Log;
 use crate::protocol::did::AgentDid;
@@ -113,10 +114,7 @@ impl Tables {
             generation: Option<String>,
             pair_id: Option<String>,
         }
-        let query = "SELECT seq, request_id, sender_did, deliver_id, hash, attempts, due_at_ms, mark, cuts, breaks, \
-                     created_at_ms, expires_at_ms, bytes, delivery_source, group_id, jti, generation, pair_id \
-                     FROM mail ORDER BY seq";
-        let rows: Vec<serde_json::Value> = self.rows(query, vec![])?;
+        let rows: Vec<serde_json::Value> = self.rows(statements::LIVE_MAIL, vec![])?;
         let seq_of = |row: &serde_json::Value| row.get("seq").and_then(serde_json::Value::as_u64);
         let next_seq = rows
             .iter()
@@ -166,10 +164,6 @@ impl Tables {
 
     /// Writes a new message.
     pub fn insert(&self, new: &NewMail<'_>) -> Result<(), Failure> {
-        let query = "INSERT INTO mail (seq, request_id, sender_did, deliver_id, hash, attempts, due_at_ms, created_at_ms, \
-                     expires_at_ms, bytes, delivery_source, content_type, group_id, conversation_id, reply_to, jti, \
-                     generation, pair_id, payload) \
-                     VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let values = vec![
             int(new.seq),
             new.identity.request_id.as_str().into(),
@@ -190,7 +184,7 @@ impl Tables {
             new.pair_id.map(PairId::as_str).into(),
             new.payload.into(),
         ];
-        self.run(query, values)
+        self.run(statements::INSERT_MAIL, values)
     }
 
     /// What a live message's frame needs.
@@ -204,8 +198,10 @@ impl Tables {
             conversation_id: Option<String>,
             reply_to: Option<String>,
         }
-        let query = "SELECT payload, delivery_source, content_type, group_id, conversation_id, reply_to FROM mail WHERE seq = ?";
-        let row = self.rows::<Row>(query, vec![int(seq)])?.into_iter().next();
+        let row = self
+            .rows::<Row>(statements::OUTGOING_MAIL, vec![int(seq)])?
+            .into_iter()
+            .next();
         Ok(row.map(|row| Outgoing {
             payload: row.payload,
             delivery_source: row.delivery_source,
@@ -218,14 +214,14 @@ impl Tables {
 
     /// Records that a message was refused.
     pub fn requeue(&self, seq: u64, attempts: u32, due_at_ms: u64) -> Result<(), Failure> {
-        let query =
-            "UPDATE mail SET attempts = ?, due_at_ms = ?, mark = NULL, cuts = 0, breaks = 0 WHERE seq = ?";
-        self.run(query, vec![int(attempts.into()), int(due_at_ms), int(seq)])
+        self.run(
+            statements::REQUEUE_MAIL,
+            vec![int(attempts.into()), int(due_at_ms), int(seq)],
+        )
     }
 
     /// Records what a broken connection says about a message.
     pub fn cut(&self, seq: u64, trouble: Trouble, due_at_ms: u64) -> Result<(), Failure> {
-        let query = "UPDATE mail SET mark = ?, cuts = ?, breaks = ?, due_at_ms = ? WHERE seq = ?";
         let values = vec![
             stored_mark(trouble.mark).into(),
             int(trouble.cuts.into()),
@@ -233,12 +229,12 @@ impl Tables {
             int(due_at_ms),
             int(seq),
         ];
-        self.run(query, values)
+        self.run(statements::CUT_MAIL, values)
     }
 
     /// Deletes a message that is no longer live.
     pub fn remove(&self, seq: u64) -> Result<(), Failure> {
-        self.run("DELETE FROM mail WHERE seq = ?", vec![int(seq)])
+        self.run(statements::REMOVE_MAIL, vec![int(seq)])
     }
 
     /// Writes an outcome. If there is one already, it is changed in its table.
@@ -252,11 +248,6 @@ impl Tables {
         let (request, sender) = (identity.request_id.as_str(), identity.sender.as_str());
         // An older table may have one of this request too, where it was a receipt that changed it: the newest counts.
         let since_ms = self.current_outcomes(now_ms)?;
-        let query = format!(
-            "INSERT INTO outcomes_{since_ms} (request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, sender_did) DO UPDATE SET \
-             state = excluded.state, reason = excluded.reason, status_updated_at_ms = excluded.status_updated_at_ms"
-        );
         let values = vec![
             request.into(),
             sender.into(),
@@ -266,27 +257,25 @@ impl Tables {
             reason.into(),
             int(now_ms),
         ];
-        self.run(&query, values)
+        self.run(&statements::put_outcome(since_ms), values)
     }
 
     /// The outcome of this request.
     pub fn outcome(&self, sender: &AgentDid, request_id: &MessageId) -> Result<Option<Kept>, Failure> {
-        let condition = "request_id = ?1 AND sender_did = ?2";
-        let found = self.find_outcomes(condition, &[request_id.as_str(), sender.as_str()])?;
+        let found = self.find_outcomes(statements::OF_REQUEST, &[request_id.as_str(), sender.as_str()])?;
         Ok(found.into_iter().next())
     }
 
     /// The outcome of the message whose `deliver` frame has this id, if that is not its request's id.
     pub fn outcome_of_frame(&self, sender: &AgentDid, id: &MessageId) -> Result<Option<Kept>, Failure> {
-        let condition = "deliver_id = ?1 AND sender_did = ?2";
-        let found = self.find_outcomes(condition, &[id.as_str(), sender.as_str()])?;
+        let found = self.find_outcomes(statements::OF_FRAME, &[id.as_str(), sender.as_str()])?;
         Ok(found.into_iter().next())
     }
 
     /// The outcomes of all messages, whoever sent them, that had this id as their request's or their frame's; the newest
     /// first.
     pub fn outcomes_of_id(&self, id: &MessageId) -> Result<Vec<Kept>, Failure> {
-        self.find_outcomes("request_id = ?1 OR deliver_id = ?1", &[id.as_str()])
+        self.find_outcomes(statements::OF_ID, &[id.as_str()])
     }
 
     /// Drops the outcomes that were kept for long enough, and returns when to do it again.
@@ -345,17 +334,9 @@ impl Tables {
             reason: Option<String>,
             status_updated_at_ms: u64,
         }
-        let of_table = |since_ms: &u64| {
-            format!(
-                "SELECT {since_ms} AS since_ms, request_id, sender_did, deliver_id, hash, state, reason, status_updated_at_ms \
-                 FROM outcomes_{since_ms} WHERE {condition}"
-            )
-        };
-        let of_tables: Vec<String> = self.outcomes.iter().map(of_table).collect();
-        if of_tables.is_empty() {
+        let Some(query) = statements::find_outcomes(&self.outcomes, condition) else {
             return Ok(Vec::new());
-        }
-        let query = of_tables.join(" UNION ALL ") + " ORDER BY since_ms DESC";
+        };
         let values = values.iter().map(|value| (*value).into()).collect();
         let rows = self.rows::<Row>(&query, values)?;
         rows.into_iter()

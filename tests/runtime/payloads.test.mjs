@@ -55,6 +55,8 @@ test("a frame is answered accepted:false, and the socket goes on", async () => {
     assert.equal(ack.accepted, false, payload);
     assert.ok(typeof ack.reason === "string" && ack.reason !== "", payload);
   }
+  // And where the frame as a whole is no JSON.
+  for (const payload of ["01", "NaN", "1.", '"\u0001"', "[1,]"]) assert.equal((await enqueue(payload)).reason, "the frame is not JSON", payload);
   for (const payload of TAKEN) assert.equal((await enqueue(payload)).accepted, true, payload);
   await socket.close();
   await inbox.close();

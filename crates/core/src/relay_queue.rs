@@ -37,6 +37,7 @@ pub mod outcome;
 pub mod rate;
 pub mod schema;
 pub mod socket;
+pub mod statements;
 pub mod takeover;
 mod types;
 pub mod verdicts;
@@ -265,10 +266,16 @@ impl RelayQueue {
         let alone = cut.len() == 1;
         let mut changes = Vec::with_capacity(cut.len());
         for (seq, sent_at_ms) in cut {
-            let at_once = now_ms.saturating_sub(sent_at_ms) <= SUSPECT_WITHIN_MS;
+            let flew_ms = now_ms.saturating_sub(sent_at_ms);
             let proven = sent_at_ms.saturating_sub(line.opened_at_ms) >= PROVEN_AFTER_MS;
-            let suspect = by == EndedBy::Connector && alone && at_once;
-            changes.extend(self.cut(seq, by, suspect, suspect && proven, now_ms));
+            let mark = if by == EndedBy::Connector && alone && flew_ms <= SUSPECT_WITHIN_MS {
+                Mark::Suspect
+            } else if alone && flew_ms >= PROVEN_AFTER_MS {
+                Mark::Unanswered
+            } else {
+                Mark::Cut
+            };
+            changes.extend(self.cut(seq, by, mark, proven, now_ms));
         }
         changes
     }
@@ -565,10 +572,21 @@ impl RelayQueue {
         question
     }
 
-    /// From when on a suspect may go out: once its connection has proven itself.
+    /// From when on a suspect may go out: once its connection has proven itself. While there is one, so does what would
+    /// keep the one place so long that no suspect ever had its turn.
     fn proof_ms(&self, row: &Row) -> Option<u64> {
         let line = self.connection?;
-        (row.trouble.mark == Mark::Suspect).then(|| line.opened_at_ms.saturating_add(PROVEN_AFTER_MS))
+        let waits = match row.trouble.mark {
+            Mark::None | Mark::Cut => false,
+            Mark::Unanswered => self.has_suspect(),
+            Mark::Suspect => true,
+        };
+        waits.then(|| line.opened_at_ms.saturating_add(PROVEN_AFTER_MS))
+    }
+
+    fn has_suspect(&self) -> bool {
+        let mut unsettled = self.unsettled.iter().filter_map(|seq| self.rows.get(seq));
+        unsettled.any(|row| row.trouble.mark == Mark::Suspect)
     }
 
     fn lane_due_ms(&self, lane: &Lane, now_ms: u64) -> Option<u64> {
@@ -643,16 +661,17 @@ impl RelayQueue {
         })
     }
 
-    /// A connection ended with this message in flight. `suspect`: on sight of it; `counts`: and it was a proven one.
-    fn cut(&mut self, seq: u64, by: EndedBy, suspect: bool, counts: bool, now_ms: u64) -> Option<Change> {
+    /// A connection ended with this message in flight. `mark`: what that says; `proven`: it was sent on a proven one.
+    fn cut(&mut self, seq: u64, by: EndedBy, mark: Mark, proven: bool, now_ms: u64) -> Option<Change> {
         self.land(seq);
         let row = self.rows.get_mut(&seq)?;
         let trouble = &mut row.trouble;
         trouble.cuts = trouble.cuts.saturating_add(1);
-        trouble.breaks += u32::from(counts);
-        trouble.mark = match (suspect, by, trouble.mark) {
-            (true, _, _) | (false, EndedBy::Us, Mark::Suspect) => Mark::Suspect,
-            _ => Mark::Cut,
+        trouble.breaks += u32::from(mark == Mark::Suspect && proven);
+        trouble.mark = match (mark, by, trouble.mark) {
+            // It was not found out.
+            (Mark::Cut, EndedBy::Us, Mark::Suspect) => Mark::Suspect,
+            _ => mark,
         };
         let trouble = *trouble;
         if row.expires_at_ms <= now_ms {
@@ -783,7 +802,7 @@ impl Row {
     fn rank_ms(&self) -> u64 {
         match (self.trouble.mark, self.trouble.cuts) {
             (Mark::Suspect, _) => 0,
-            (_, 0 | 1) => self.created_at_ms,
+            (Mark::None | Mark::Cut, 0 | 1) => self.created_at_ms,
             _ => self.due_at_ms.max(self.created_at_ms),
         }
     }

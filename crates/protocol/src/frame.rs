@@ -21,7 +21,7 @@ use super::time::iso_ms;
 
 mod inbound;
 
-pub use inbound::parse_inbound;
+pub use inbound::{parse_inbound, text_of};
 
 /// The largest frame that is parsed at all. The session's own limit (`RELAY_MAX_FRAME_BYTES`) is below this.
 pub const MAX_INBOUND_FRAME_BYTES: usize = 32 * 1024 * 1024;

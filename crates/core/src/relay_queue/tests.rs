@@ -7,6 +7,7 @@ use super::*;
 use crate::admission::PairId;
 use clawdentity_protocol::ids::Ulid;
 
+mod history;
 mod model;
 mod waiting;
 

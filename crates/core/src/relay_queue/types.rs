@@ -70,6 +70,8 @@ pub enum Mark {
     None,
     /// It was in flight when a connection ended.
     Cut,
+    /// It was alone in flight and had no answer for so long that a connection proves itself in that time.
+    Unanswered,
     /// It was alone in flight, and the connector ended the connection at once.
     Suspect,
 }

@@ -67,6 +67,18 @@ pub fn parse_inbound(frame: &str) -> Result<InboundFrame, FrameError> {
     }
 }
 
+/// The text of a binary message. Where it is not Unicode, what stands before the fault, made sure to be no JSON: as much
+/// of it as there is may name a frame that is to be answered.
+pub fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let mut text =
+            String::from_utf8(error.into_bytes().into_iter().take(valid).collect()).unwrap_or_default();
+        text.push('\0');
+        text
+    })
+}
+
 fn closed<'a, T: Deserialize<'a>>(frame: &'a str) -> Result<T, FrameError> {
     object(frame.as_bytes()).ok_or(FrameError::Malformed)
 }

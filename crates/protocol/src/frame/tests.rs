@@ -382,6 +382,37 @@ fn enqueues() {
         }
     }
 
+    let whole = with(payload);
+    let broken = [
+        with(r#","payload":01"#),
+        with(r#","payload":NaN"#),
+        with(",\"payload\":\"\u{1}\""),
+        with(r#","payload":"#),
+        whole.trim_end_matches('}').to_owned(),
+        format!("{whole}{whole}"),
+        format!("{whole}\0"),
+        text_of([whole.trim_end_matches("{}}").as_bytes(), b"\"\xed\xa0\xbd\"}"].concat()),
+        text_of([whole.as_bytes(), b"\xff"].concat()),
+    ];
+    for frame in &broken {
+        let expect = FrameError::BadEnqueue {
+            id: ulid(1),
+            reason: "the frame is not JSON",
+        };
+        assert_eq!(parse_inbound(frame).err(), Some(expect), "{frame}");
+    }
+    assert_eq!(text_of(whole.clone().into_bytes()), whole);
+    for frame in [
+        whole.replace(r#""type":"enqueue""#, r#""type":enqueue"#),
+        text_of([b"\xff", whole.as_bytes()].concat()),
+    ] {
+        assert_eq!(
+            parse_inbound(&frame).err(),
+            Some(FrameError::Unreadable),
+            "{frame}"
+        );
+    }
+
     let id = ulid(1).to_string();
     let nobody = [
         with(payload).replace(&id, "x"),

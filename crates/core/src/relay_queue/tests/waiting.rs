@@ -17,6 +17,8 @@ enum Poison {
 #[derive(Debug, Clone)]
 struct Course {
     poison: Poison,
+    /// The first message of so many other senders is never answered.
+    mute: u8,
     /// A message of one of the others comes so often.
     every: u64,
     others: u8,
@@ -46,6 +48,7 @@ fn courses() -> impl Strategy<Value = Course> {
     )
         .prop_map(
             |((poison, every, others), (takes, serial, asking), (lives, pause, seed))| Course {
+                mute: 0,
                 poison,
                 every,
                 others,
@@ -149,7 +152,9 @@ impl World {
                 Poison::After(ms) => self.breaks_at = Some(self.now + ms),
             }
         }
-        self.busy.push((seq, starts + self.course.takes));
+        if !self.is_mute(seq) {
+            self.busy.push((seq, starts + self.course.takes));
+        }
         if self.waiting.remove(&seq).is_some() {
             self.resent += 1;
         }
@@ -169,9 +174,13 @@ impl World {
         }
     }
 
-    fn disconnect(&mut self) {
+    fn is_mute(&self, seq: u64) -> bool {
+        (2..2 + u64::from(self.course.mute)).contains(&seq)
+    }
+
+    fn disconnect(&mut self, by: EndedBy) {
         let live = self.queue.depth();
-        let changes = self.queue.disconnected(EndedBy::Connector, self.now);
+        let changes = self.queue.disconnected(by, self.now);
         for change in changes {
             let Change::Cut { seq, trouble, .. } = change else {
                 continue;
@@ -216,7 +225,10 @@ impl World {
             .opened
             .is_some_and(|opened| opened + self.course.lives <= now);
         if over || self.breaks_at.is_some_and(|at| at <= now) {
-            self.disconnect();
+            self.disconnect(EndedBy::Connector);
+        }
+        if self.queue.is_stalled(now) {
+            self.disconnect(EndedBy::Us);
         }
         let done: Vec<u64> = self
             .busy
@@ -298,11 +310,11 @@ proptest! {
     }
 }
 
-/// The same as one example with its times: a message that breaks connections at once ends after three proven ones.
-#[test]
-fn others_whose_mail_never_ends_do_not_put_off_what_breaks_connections() {
+/// A message that breaks connections at once, among traffic that never ends: when it is given up.
+fn given_up_at(mute: u8) -> u64 {
     let mut world = World::new(Course {
         poison: Poison::AtOnce,
+        mute,
         every: 60,
         others: 40,
         takes: 1_500,
@@ -313,13 +325,25 @@ fn others_whose_mail_never_ends_do_not_put_off_what_breaks_connections() {
         seed: 7,
     });
     world.arrive(0);
-    while world.queue.times_of(1).is_some() {
+    for from in 0..mute {
+        world.arrive(50 + from);
+    }
+    while world.queue.times_of(1).is_some() && world.now < HOUR {
         world.step();
         world.now = world.next_ms();
     }
-    assert!(
-        (90_000..100_000).contains(&world.now),
-        "given up at {}",
-        world.now
-    );
+    world.now
+}
+
+#[test]
+fn others_whose_mail_never_ends_do_not_put_off_what_breaks_connections() {
+    let at = given_up_at(0);
+    assert!((90_000..100_000).contains(&at), "given up at {at}");
+}
+
+/// Each of them keeps the one place for 300 s, once.
+#[test]
+fn what_is_never_answered_does_not_put_off_what_breaks_connections() {
+    let at = given_up_at(3);
+    assert!((900_000..1_100_000).contains(&at), "given up at {at}");
 }
