@@ -7,25 +7,12 @@ import { test } from "node:test";
 import { pair } from "../support/agent.mjs";
 import { start } from "../support/harness.mjs";
 import { Line } from "../support/line.mjs";
+import { randomFrom, SEED, sleep } from "../support/random.mjs";
 import { ulid } from "../support/socket.mjs";
 
 const MESSAGES = Number(process.env.MESSAGES ?? 1200);
 const FAULTS = Number(process.env.FAULTS ?? 16);
-const SEED = Number(process.env.SEED ?? Date.now() % 1e9);
 const DEADLINE_MS = 60_000 + FAULTS * 5_000;
-
-/** mulberry32. */
-function randomFrom(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const until = async (isSo) => {
   while (!isSo()) await sleep(20);

@@ -6,25 +6,12 @@ import { test } from "node:test";
 
 import { pair } from "../support/agent.mjs";
 import { eventually, inWorld } from "../support/harness.mjs";
+import { randomFrom, SEED, sleep } from "../support/random.mjs";
 import { ulid } from "../support/socket.mjs";
 
 const MESSAGES = Number(process.env.MESSAGES ?? 400);
-const SEED = Number(process.env.SEED ?? Date.now() % 1e9);
 const ATTEMPTS = 4;
 const RELAY = "AGENT_RELAY_SESSION";
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** mulberry32. */
-function randomFrom(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /** Every fortieth is refused each time, and is dead-lettered in the end. */
 const isCursed = (n) => n % 40 === 39;
 

@@ -20,29 +20,33 @@
 //! - **Authority is asked again before waiting mail is sent** (`authority`). `pump` sends only what was admitted or
 //!   found good within the last `sender_check_ms`, and names what it has to know about, in one question a sender.
 //!
+//! `lanes` has where each message is and the bounds, `turns` which one goes next; here is what each event does.
+//!
 //! Storage, sockets, clocks, randomness, and which message a frame's id names are the shell's.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use crate::backoff::doubled;
 use clawdentity_protocol::did::AgentDid;
-use clawdentity_protocol::ids::GroupId;
 
 pub mod authority;
 pub mod calls;
 pub mod identity;
+mod lanes;
 pub mod outcome;
 pub mod rate;
 pub mod schema;
 pub mod socket;
 pub mod statements;
 pub mod takeover;
+mod turns;
 mod types;
 pub mod verdicts;
 
-use self::authority::{Answer, Authority, Basis, MEMBER_BELIEVED_MS, Question, Verdict};
+use self::authority::{Answer, Verdict};
+use self::lanes::{Check, Lane, Load, Row};
+use self::turns::Head;
 pub use self::types::{
     Change, Connection, DeadReason, EndedBy, Launch, Mark, Offer, Pumped, QueueSettings, StoredRow, Taken,
     Trouble,
@@ -51,10 +55,6 @@ pub use self::types::{
 #[cfg(test)]
 mod tests;
 
-/// Senders asked about at the same time.
-const MAX_ASKED: usize = 16;
-/// An answer about a sender that did not come for so long is asked for again.
-const ASK_LOST_AFTER_MS: u64 = 10_000;
 /// A connection with frames in flight that answers none of them for so long is closed.
 const STALLED_AFTER_MS: u64 = 300_000;
 /// A connection that ends so soon after a frame may have ended because of it.
@@ -63,12 +63,6 @@ const SUSPECT_WITHIN_MS: u64 = 2_000;
 const PROVEN_AFTER_MS: u64 = 30_000;
 /// Proven connections that the connector must end on sight of a message before that is given up.
 const MAX_BREAKS: u32 = 3;
-/// A sender with fewer messages waiting is not refused because of what others have waiting.
-const FEW: usize = 10;
-/// The part of all bytes that one sender may have.
-const SENDERS_PART: u64 = 4;
-/// Even senders with few messages are refused past so many times `max_bytes`: a disk has an end.
-const BYTES_CEILING: u64 = 8;
 
 /// One agent's queue.
 #[derive(Debug)]
@@ -93,49 +87,6 @@ pub struct RelayQueue {
 struct Line {
     opened_at_ms: u64,
     progress_at_ms: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Load {
-    messages: usize,
-    bytes: u64,
-}
-
-#[derive(Debug)]
-struct Row {
-    sender: Rc<AgentDid>,
-    authority: Authority,
-    /// Its sender was admitted for it, or its authority was found good, so short a time ago that it may be sent until
-    /// then.
-    good_until_ms: u64,
-    bytes: u64,
-    attempts: u32,
-    trouble: Trouble,
-    due_at_ms: u64,
-    created_at_ms: u64,
-    expires_at_ms: u64,
-}
-
-/// What is live of one sender.
-#[derive(Debug)]
-struct Lane {
-    waiting: BTreeSet<u64>,
-    in_flight: usize,
-    /// Without notices.
-    load: Load,
-    check: Check,
-    /// The last question about its sender was answered, so a place is kept for its mail while the next one is asked.
-    answers: bool,
-    /// When its sender was last found to be in which group.
-    groups: HashMap<GroupId, u64>,
-}
-
-/// Whether a lane's sender may be asked about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
-    Unasked,
-    Asked { at_ms: u64 },
-    Held { until_ms: u64 },
 }
 
 impl RelayQueue {
@@ -318,56 +269,6 @@ impl RelayQueue {
         self.stalled_at_ms().is_some_and(|at_ms| at_ms <= now_ms)
     }
 
-    /// Sends what may be sent, and says which senders have to be asked about before more can be.
-    ///
-    /// Lanes with less in flight go first, then by `rank_ms`. A place is kept for mail whose sender has to be asked about
-    /// first, so that mail which needs no question cannot take each place that becomes free.
-    pub fn pump(&mut self, now_ms: u64) -> Pumped {
-        let mut pumped = Pumped::default();
-        if self.free_places() == 0 {
-            return pumped;
-        }
-        let mut heads: BinaryHeap<Reverse<Head>> = self.ready(now_ms).map(Reverse).collect();
-        let mut asked = self
-            .lanes
-            .values()
-            .filter(|lane| matches!(lane.check_at(now_ms), Check::Asked { .. }))
-            .count();
-        // Lanes that have something to send and wait for an answer or for their share.
-        let mut others = 0;
-        let mut kept = 0;
-        while let Some(Reverse(head)) = heads.pop() {
-            if self.free_places() <= kept {
-                break;
-            }
-            let share = self.share();
-            let Some(lane) = self.lanes.get(&head.sender) else {
-                continue;
-            };
-            if self.is_good(head.seq, now_ms) {
-                let within_share = lane.in_flight < share || (others == 0 && heads.is_empty());
-                if !within_share {
-                    others += 1;
-                    continue;
-                }
-                pumped.launches.extend(self.launch(head.seq, now_ms));
-                heads.extend(self.head_of(&head.sender, now_ms).map(Reverse));
-                continue;
-            }
-            others += 1;
-            if lane.check_at(now_ms) == Check::Unasked && asked < MAX_ASKED {
-                asked += 1;
-                pumped.ask.push(self.question(lane, &head.sender, now_ms));
-                if let Some(lane) = self.lanes.get_mut(&head.sender) {
-                    lane.answers &= !matches!(lane.check, Check::Asked { .. });
-                    lane.check = Check::Asked { at_ms: now_ms };
-                }
-            }
-            kept += usize::from(self.keeps_place(&head, now_ms));
-        }
-        pumped
-    }
-
     /// What was learned of a sender that `pump` asked about.
     pub fn learn(&mut self, sender: &AgentDid, answer: &Answer, now_ms: u64) -> Vec<Change> {
         let held = Check::Held {
@@ -490,151 +391,16 @@ impl RelayQueue {
         self.rows.values().next().map(|row| row.created_at_ms)
     }
 
-    /// Notices are bounded among themselves; a sender by its own share, and by the total once it has more than a few.
-    fn is_full_for(&self, offer: &Offer) -> bool {
-        let settings = &self.settings;
-        let most = settings.max_messages_per_sender;
-        let part = settings.max_bytes / SENDERS_PART;
-        let full = |load: Load, messages: usize, bytes: u64| {
-            load.messages >= messages || load.bytes.saturating_add(offer.bytes) > bytes
-        };
-        if offer.authority.is_notice() {
-            return full(self.notices, most, part);
-        }
-        let own = self
-            .lanes
-            .get(&offer.sender)
-            .map_or(Load::default(), |lane| lane.load);
-        let total = if own.messages < FEW {
-            full(
-                self.totals,
-                usize::MAX,
-                settings.max_bytes.saturating_mul(BYTES_CEILING),
-            )
-        } else {
-            full(self.totals, settings.max_messages, settings.max_bytes)
-        };
-        full(own, most, part) || total
-    }
-
-    /// Lanes that have something to send now, whatever is known of their senders and however full all is.
-    fn ready(&self, now_ms: u64) -> impl Iterator<Item = Head> + '_ {
-        self.lanes
-            .keys()
-            .filter_map(move |sender| self.head_of(sender, now_ms))
-    }
-
-    /// What a lane would send now.
-    fn head_of(&self, sender: &Rc<AgentDid>, now_ms: u64) -> Option<Head> {
-        let lane = self.lanes.get(sender)?;
-        let seq = *lane.waiting.first()?;
-        let row = self.rows.get(&seq)?;
-        let held = matches!(lane.check_at(now_ms), Check::Held { .. }) && row.good_until_ms <= now_ms;
-        if held || row.due_at_ms > now_ms || self.proof_ms(row).is_some_and(|at_ms| at_ms > now_ms) {
-            return None;
-        }
-        Some(Head {
-            in_flight: lane.in_flight,
-            rank_ms: row.rank_ms(),
-            seq,
-            sender: sender.clone(),
-        })
-    }
-
-    /// Whether a place is kept for this head while its sender is asked about.
-    fn keeps_place(&self, head: &Head, now_ms: u64) -> bool {
-        !self.is_good(head.seq, now_ms)
-            && self.lanes.get(&head.sender).is_some_and(|lane| {
-                lane.answers
-                    && lane.in_flight < self.share()
-                    && matches!(lane.check_at(now_ms), Check::Asked { .. })
-            })
-    }
-
-    /// Whether this message may be sent without asking anybody.
-    fn is_good(&self, seq: u64, now_ms: u64) -> bool {
-        self.rows.get(&seq).is_some_and(|row| row.good_until_ms > now_ms)
-    }
-
-    fn row_of(&self, seq: u64) -> Option<(&Row, &Lane)> {
-        let row = self.rows.get(&seq)?;
-        Some((row, self.lanes.get(&row.sender)?))
-    }
-
-    /// What must be known before this lane's mail may be sent: its first message's, and as much of the others' as fits.
-    fn question(&self, lane: &Lane, sender: &AgentDid, now_ms: u64) -> Question {
-        let mut question = Question::about(sender.clone());
-        for row in lane.waiting.iter().filter_map(|seq| self.rows.get(seq)) {
-            if !question.name(&row.authority, lane.asks_group(row, now_ms)) {
-                break;
-            }
-        }
-        question
-    }
-
-    /// From when on a suspect may go out: once its connection has proven itself. While there is one, so does what would
-    /// keep the one place so long that no suspect ever had its turn.
-    fn proof_ms(&self, row: &Row) -> Option<u64> {
-        let line = self.connection?;
-        let waits = match row.trouble.mark {
-            Mark::None | Mark::Cut => false,
-            Mark::Unanswered => self.has_suspect(),
-            Mark::Suspect => true,
-        };
-        waits.then(|| line.opened_at_ms.saturating_add(PROVEN_AFTER_MS))
-    }
-
-    fn has_suspect(&self) -> bool {
-        let mut unsettled = self.unsettled.iter().filter_map(|seq| self.rows.get(seq));
-        unsettled.any(|row| row.trouble.mark == Mark::Suspect)
-    }
-
-    fn lane_due_ms(&self, lane: &Lane, now_ms: u64) -> Option<u64> {
-        let row = self.rows.get(lane.waiting.first()?)?;
-        let ready_ms = row.due_at_ms.max(self.proof_ms(row).unwrap_or(0));
-        let due_ms = match lane.check_at(now_ms) {
-            _ if row.good_until_ms > ready_ms.max(now_ms) => ready_ms,
-            Check::Asked { at_ms } => ready_ms.max(at_ms.saturating_add(ASK_LOST_AFTER_MS)),
-            Check::Held { until_ms } => ready_ms.max(until_ms),
-            Check::Unasked => ready_ms,
-        };
-        // What is due and was left by `pump` waits for an answer, which pumps again.
-        (due_ms > now_ms).then_some(due_ms)
-    }
-
     fn stalled_at_ms(&self) -> Option<u64> {
         let first_ms = self.in_flight.values().min()?;
         let since_ms = self.connection?.progress_at_ms.max(*first_ms);
         Some(since_ms.saturating_add(STALLED_AFTER_MS))
     }
 
-    /// Places in flight that are free on the open connection. While anything is unsettled there is one in all, so a
-    /// suspect goes alone.
-    fn free_places(&self) -> usize {
-        let places = match (self.connection, self.unsettled.is_empty()) {
-            (None, _) => 0,
-            (Some(_), true) => self.settings.max_in_flight,
-            (Some(_), false) => 1,
-        };
-        places.saturating_sub(self.in_flight.len())
-    }
-
-    /// The places in flight that one sender may hold while another has mail to send.
-    fn share(&self) -> usize {
-        (self.settings.max_in_flight / 2).max(1)
-    }
-
     fn progressed(&mut self, now_ms: u64) {
         if let Some(line) = &mut self.connection {
             line.progress_at_ms = now_ms;
         }
-    }
-
-    fn launch(&mut self, seq: u64, now_ms: u64) -> Option<Launch> {
-        let attempts = self.rows.get(&seq)?.attempts;
-        self.unwait(seq);
-        self.fly(seq, now_ms);
-        Some(Launch { seq, attempts })
     }
 
     fn refused(&mut self, seq: u64, now_ms: u64, random: f64) -> Option<Change> {
@@ -693,167 +459,11 @@ impl RelayQueue {
         self.remove(seq).then_some(Change::DeadLetter { seq, reason })
     }
 
-    fn enter(&mut self, seq: u64, row: Row) {
-        let lane = self.lanes.entry(row.sender.clone()).or_insert_with(Lane::new);
-        if row.authority.is_notice() {
-            self.notices.add(row.bytes);
-        } else {
-            lane.load.add(row.bytes);
-            self.totals.add(row.bytes);
-        }
-        self.rows.insert(seq, row);
-    }
-
-    /// Takes a message out of everything, and its lane away where it is the last.
-    fn remove(&mut self, seq: u64) -> bool {
-        self.unwait(seq);
-        self.land(seq);
-        self.unsettled.remove(&seq);
-        let Some(row) = self.rows.remove(&seq) else {
-            return false;
-        };
-        let Some(lane) = self.lanes.get_mut(&row.sender) else {
-            return true;
-        };
-        if row.authority.is_notice() {
-            self.notices.take(row.bytes);
-        } else {
-            lane.load.take(row.bytes);
-            self.totals.take(row.bytes);
-        }
-        if lane.waiting.is_empty() && lane.in_flight == 0 {
-            self.lanes.remove(&row.sender);
-        }
-        true
-    }
-
-    fn wait(&mut self, seq: u64, due_at_ms: u64) {
-        let Some(row) = self.rows.get_mut(&seq) else {
-            return;
-        };
-        row.due_at_ms = due_at_ms;
-        self.expiry.insert((row.expires_at_ms, seq));
-        if let Some(lane) = self.lanes.get_mut(&row.sender) {
-            lane.waiting.insert(seq);
-        }
-    }
-
-    fn unwait(&mut self, seq: u64) {
-        let Some(row) = self.rows.get(&seq) else { return };
-        self.expiry.remove(&(row.expires_at_ms, seq));
-        if let Some(lane) = self.lanes.get_mut(&row.sender) {
-            lane.waiting.remove(&seq);
-        }
-    }
-
-    fn fly(&mut self, seq: u64, sent_at_ms: u64) {
-        let Some(row) = self.rows.get(&seq) else { return };
-        self.in_flight.insert(seq, sent_at_ms);
-        if let Some(lane) = self.lanes.get_mut(&row.sender) {
-            lane.in_flight += 1;
-        }
-    }
-
-    /// Takes a message out of flight. Says whether it was.
-    fn land(&mut self, seq: u64) -> bool {
-        if self.in_flight.remove(&seq).is_none() {
-            return false;
-        }
-        if let Some(lane) = self
-            .rows
-            .get(&seq)
-            .and_then(|row| self.lanes.get_mut(&row.sender))
-        {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-        }
-        true
-    }
-
     /// The pause after the `attempts`-th refusal: 1 s doubling to 30 s, with jitter (docs/wire.md §6).
     fn pause_ms(&self, attempts: u32, random: f64) -> u64 {
         let settings = &self.settings;
         let base_ms = doubled(settings.retry_initial_ms, settings.retry_max_ms, attempts);
         let jitter = 1.0 + settings.retry_jitter_ratio * (2.0 * random - 1.0);
         (base_ms as f64 * jitter).max(0.0) as u64
-    }
-
-    /// One copy of a DID for all of its rows.
-    fn shared(&self, sender: AgentDid) -> Rc<AgentDid> {
-        match self.lanes.get_key_value(&sender) {
-            Some((shared, _)) => shared.clone(),
-            None => Rc::new(sender),
-        }
-    }
-}
-
-/// What a lane would send next. The order of its fields is the order in which lanes go.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Head {
-    in_flight: usize,
-    rank_ms: u64,
-    seq: u64,
-    sender: Rc<AgentDid>,
-}
-
-impl Row {
-    /// Its place in the line: by when it came. What connections keep ending with goes to the back of the line each time,
-    /// behind all that waits at that moment and before all that comes later. A suspect, which has waited for a connection
-    /// that has proven itself, goes first: nothing goes out side by side before it is settled.
-    fn rank_ms(&self) -> u64 {
-        match (self.trouble.mark, self.trouble.cuts) {
-            (Mark::Suspect, _) => 0,
-            (Mark::None | Mark::Cut, 0 | 1) => self.created_at_ms,
-            _ => self.due_at_ms.max(self.created_at_ms),
-        }
-    }
-}
-
-impl Load {
-    fn add(&mut self, bytes: u64) {
-        self.messages += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    fn take(&mut self, bytes: u64) {
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-}
-
-impl Lane {
-    fn new() -> Self {
-        Self {
-            waiting: BTreeSet::new(),
-            in_flight: 0,
-            load: Load::default(),
-            check: Check::Unasked,
-            answers: false,
-            groups: HashMap::new(),
-        }
-    }
-
-    /// Whether this message is one of a group of which the last answer is too old.
-    fn asks_group(&self, row: &Row, now_ms: u64) -> bool {
-        let Basis::Group(group) = &row.authority.basis else {
-            return false;
-        };
-        // It was accepted because its sender was a member.
-        let answered_ms = self
-            .groups
-            .get(group)
-            .copied()
-            .unwrap_or(0)
-            .max(row.created_at_ms);
-        answered_ms.saturating_add(MEMBER_BELIEVED_MS) <= now_ms
-    }
-
-    /// What holds now: a question is waited for its time, and a hold lasts its time.
-    fn check_at(&self, now_ms: u64) -> Check {
-        let over = match self.check {
-            Check::Unasked => true,
-            Check::Asked { at_ms } => at_ms.saturating_add(ASK_LOST_AFTER_MS) <= now_ms,
-            Check::Held { until_ms } => until_ms <= now_ms,
-        };
-        if over { Check::Unasked } else { self.check }
     }
 }

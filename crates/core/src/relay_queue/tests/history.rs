@@ -8,7 +8,8 @@
 //!
 //! 2,000 messages by default. `MESSAGES=30000` makes the course long, and `SEED` repeats one.
 
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 
 use super::*;
 
