@@ -20,11 +20,11 @@ use super::drain;
 use super::failure::Failure;
 use super::open_socket::BROKEN;
 use super::protocol::{ACK_WAIT_MS, DeliverCall, Delivery, DeliveryState, FoundDelivery, RelayReply};
-use super::rows::{AcceptedBy, Identity, NewMail, Outgoing};
+use super::rows::{AcceptedBy, Identity, NewMail};
 use super::session::Session;
 use crate::clock;
 use crate::core::relay_queue::authority::Authority;
-use crate::core::relay_queue::{DeadReason, Launch, Offer, Taken};
+use crate::core::relay_queue::{DeadReason, Offer, Taken};
 use crate::protocol::did::AgentDid;
 use crate::protocol::ids::{MessageId, Ulid};
 
@@ -165,25 +165,20 @@ impl Awake {
             identity: &identity,
             created_at_ms: moment.now_ms,
             expires_at_ms,
-            delivery_source: call.delivery_source.as_deref(),
-            content_type: call.content_type.as_deref(),
-            group_id: call.group_id,
-            conversation_id: call.conversation_id.as_deref(),
-            reply_to: call.reply_to.as_deref(),
+            meta: call.meta(),
             jti: call.jti,
             generation: call.generation,
             pair_id: call.pair_id.as_ref(),
             payload,
         })?;
-        let deliver_id = identity.deliver_id;
-        self.enter(seq, identity);
+        self.enter(seq, identity.clone());
         if let Some(launch) = launch {
             self.remember_flight(moment)?;
             if self.queue.is_in_flight(seq) {
-                self.send_new(call, deliver_id, launch, moment)?;
+                self.send_delivery(&identity, call.payload, call.meta(), launch, moment)?;
             }
         }
-        Ok(self.placed(deliver_id, Some(seq), call.wait))
+        Ok(self.placed(identity.deliver_id, Some(seq), call.wait))
     }
 
     fn authority_of(&self, call: &DeliverCall<'_>) -> Authority {
@@ -197,24 +192,6 @@ impl Awake {
             generation: call.generation,
         };
         accepted_by.authority()
-    }
-
-    fn send_new(
-        &mut self,
-        call: &DeliverCall<'_>,
-        deliver_id: Ulid,
-        launch: Launch,
-        moment: &Moment,
-    ) -> Result<(), Failure> {
-        let outgoing = Outgoing {
-            payload: call.payload.get().to_owned(),
-            delivery_source: call.delivery_source.clone(),
-            content_type: call.content_type.clone(),
-            group_id: call.group_id,
-            conversation_id: call.conversation_id.clone(),
-            reply_to: call.reply_to.clone(),
-        };
-        self.send_delivery(&call.sender, deliver_id, &outgoing, launch, moment)
     }
 
     /// A message's state, with something to wait on if it is in flight and the caller wants to wait.

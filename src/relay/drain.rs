@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::awake::{Awake, Moment};
 use super::failure::Failure;
-use super::rows::Outgoing;
+use super::rows::Identity;
 use super::session::Session;
 use crate::app::App;
 use crate::clock;
@@ -22,7 +22,7 @@ use crate::core::budget::Budget;
 use crate::core::relay_queue::Launch;
 use crate::core::relay_queue::authority::{Answer, Known, Question};
 use crate::protocol::did::AgentDid;
-use crate::protocol::frame::Deliver;
+use crate::protocol::frame::{Deliver, DeliverMeta};
 use crate::protocol::ids::Ulid;
 use crate::registry::identity::is_member;
 use crate::trust;
@@ -119,7 +119,9 @@ impl Awake {
             let (Some(outgoing), Some(identity)) = (stored, identity) else {
                 return Err(Failure::new("a live message without its row"));
             };
-            self.send_delivery(&identity.sender, identity.deliver_id, &outgoing, launch, moment)?;
+            let payload: &RawValue = serde_json::from_str(&outgoing.payload)
+                .map_err(|_| Failure::new("a stored payload is not JSON"))?;
+            self.send_delivery(&identity, payload, outgoing.meta(), launch, moment)?;
         }
         Ok(())
     }
@@ -142,33 +144,27 @@ impl Awake {
     /// Sends one message that is in flight.
     pub(super) fn send_delivery(
         &mut self,
-        sender: &AgentDid,
-        deliver_id: Ulid,
-        outgoing: &Outgoing,
+        identity: &Identity,
+        payload: &RawValue,
+        meta: DeliverMeta<'_>,
         launch: Launch,
         moment: &Moment,
     ) -> Result<(), Failure> {
         let Some(to) = &self.agent else {
             return Err(Failure::new("the session does not know its agent"));
         };
-        let payload: &RawValue = serde_json::from_str(&outgoing.payload)
-            .map_err(|_| Failure::new("a stored payload is not JSON"))?;
         let frame = Deliver {
-            id: deliver_id,
+            id: identity.deliver_id,
             ts_ms: moment.now_ms,
-            from: sender,
+            from: &identity.sender,
             to,
             payload,
-            delivery_source: outgoing.delivery_source.as_deref(),
-            content_type: outgoing.content_type.as_deref(),
-            group_id: outgoing.group_id,
-            conversation_id: outgoing.conversation_id.as_deref(),
-            reply_to: outgoing.reply_to.as_deref(),
+            meta,
         };
         if launch.attempts > 0 {
             let fields = json!({
                 "agentDid": to.as_str(),
-                "deliveryId": deliver_id,
+                "deliveryId": identity.deliver_id,
                 "attempt": launch.attempts + 1,
             });
             moment.app.log.info("proxy.relay.retry", fields);

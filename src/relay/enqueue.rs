@@ -322,11 +322,7 @@ fn frame_len(job: &Job, app: &App) -> usize {
         from: &job.sender,
         to: &enqueue.to,
         payload: &enqueue.payload,
-        delivery_source: Some(SOURCE_ENQUEUE),
-        content_type: None,
-        group_id: enqueue.group_id,
-        conversation_id: enqueue.conversation_id.as_deref(),
-        reply_to: enqueue.reply_to.as_deref(),
+        meta: enqueue.meta(),
     };
     let payload_bytes = rewrite(app, job).map_or(enqueue.payload.get().len(), |rewrite| rewrite.len());
     frame.text_len(payload_bytes)

@@ -1,11 +1,14 @@
 //! Messages as types: what is written of one that arrives, what is read of one that is live, and what is kept of any.
 
+use serde::Deserialize;
+
 use crate::core::admission::{Generation, PairId};
 use crate::core::relay_queue::authority::{Authority, Basis};
 use crate::core::relay_queue::calls::is_notice;
 use crate::core::relay_queue::outcome::DeliveryState;
 use crate::core::relay_queue::{Mark, StoredRow, Trouble};
 use crate::protocol::did::AgentDid;
+use crate::protocol::frame::DeliverMeta;
 use crate::protocol::ids::{GroupId, MessageId, Ulid};
 
 /// What identifies a message while it is live and afterwards.
@@ -45,15 +48,7 @@ pub struct NewMail<'a> {
     /// Unix milliseconds.
     pub expires_at_ms: u64,
     /// Fields of the frame.
-    pub delivery_source: Option<&'a str>,
-    /// Fields of the frame.
-    pub content_type: Option<&'a str>,
-    /// Fields of the frame.
-    pub group_id: Option<GroupId>,
-    /// Fields of the frame.
-    pub conversation_id: Option<&'a str>,
-    /// Fields of the frame.
-    pub reply_to: Option<&'a str>,
+    pub meta: DeliverMeta<'a>,
     /// The sender's token.
     pub jti: Option<Ulid>,
     /// The sender's generation.
@@ -89,20 +84,29 @@ pub struct Kept {
     pub status_updated_at_ms: u64,
 }
 
-/// What goes into a `deliver` frame, beside its identifiers.
+/// What goes into a `deliver` frame, beside its identifiers, as it is stored.
+#[derive(Deserialize)]
 pub struct Outgoing {
     /// The JSON text.
     pub payload: String,
-    /// Fields of the frame.
-    pub delivery_source: Option<String>,
-    /// Fields of the frame.
-    pub content_type: Option<String>,
-    /// Fields of the frame.
-    pub group_id: Option<GroupId>,
-    /// Fields of the frame.
-    pub conversation_id: Option<String>,
-    /// Fields of the frame.
-    pub reply_to: Option<String>,
+    delivery_source: Option<String>,
+    content_type: Option<String>,
+    group_id: Option<GroupId>,
+    conversation_id: Option<String>,
+    reply_to: Option<String>,
+}
+
+impl Outgoing {
+    /// What goes with the payload.
+    pub fn meta(&self) -> DeliverMeta<'_> {
+        DeliverMeta {
+            delivery_source: self.delivery_source.as_deref(),
+            content_type: self.content_type.as_deref(),
+            group_id: self.group_id,
+            conversation_id: self.conversation_id.as_deref(),
+            reply_to: self.reply_to.as_deref(),
+        }
+    }
 }
 
 pub(super) fn stored_state(state: DeliveryState) -> &'static str {

@@ -174,11 +174,11 @@ impl Tables {
             int(new.created_at_ms),
             int(new.expires_at_ms),
             int(new.payload.len() as u64),
-            new.delivery_source.into(),
-            new.content_type.into(),
-            new.group_id.map(|id| id.to_string()).into(),
-            new.conversation_id.into(),
-            new.reply_to.into(),
+            new.meta.delivery_source.into(),
+            new.meta.content_type.into(),
+            new.meta.group_id.map(|id| id.to_string()).into(),
+            new.meta.conversation_id.into(),
+            new.meta.reply_to.into(),
             new.jti.map(|jti| jti.to_string()).into(),
             new.generation.map(|generation| generation.to_string()).into(),
             new.pair_id.map(PairId::as_str).into(),
@@ -189,27 +189,10 @@ impl Tables {
 
     /// What a live message's frame needs.
     pub fn outgoing(&self, seq: u64) -> Result<Option<Outgoing>, Failure> {
-        #[derive(Deserialize)]
-        struct Row {
-            payload: String,
-            delivery_source: Option<String>,
-            content_type: Option<String>,
-            group_id: Option<GroupId>,
-            conversation_id: Option<String>,
-            reply_to: Option<String>,
-        }
-        let row = self
-            .rows::<Row>(statements::OUTGOING_MAIL, vec![int(seq)])?
+        Ok(self
+            .rows(statements::OUTGOING_MAIL, vec![int(seq)])?
             .into_iter()
-            .next();
-        Ok(row.map(|row| Outgoing {
-            payload: row.payload,
-            delivery_source: row.delivery_source,
-            content_type: row.content_type,
-            group_id: row.group_id,
-            conversation_id: row.conversation_id,
-            reply_to: row.reply_to,
-        }))
+            .next())
     }
 
     /// Records that a message was refused.

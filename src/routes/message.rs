@@ -242,11 +242,7 @@ fn check_size(
         from: &call.sender,
         to: recipient,
         payload: call.payload,
-        delivery_source: call.delivery_source.as_deref(),
-        content_type: call.content_type.as_deref(),
-        group_id: call.group_id,
-        conversation_id: call.conversation_id.as_deref(),
-        reply_to: call.reply_to.as_deref(),
+        meta: call.meta(),
     };
     let max_bytes = app.config.relay.max_frame_bytes;
     let frame_bytes = frame.text_len(rewrite.map_or(call.payload.get().len(), Rewrite::len));

@@ -133,15 +133,28 @@ pub struct Deliver<'a> {
     pub to: &'a AgentDid,
     /// The message, as the sender wrote it.
     pub payload: &'a RawValue,
+    /// What goes with it.
+    pub meta: DeliverMeta<'a>,
+}
+
+/// What goes with a message to its recipient, each where there is one.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverMeta<'a> {
     /// Where it came from, if not from a hook.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery_source: Option<&'a str>,
     /// Its media type.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<&'a str>,
     /// Its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group_id: Option<GroupId>,
     /// Its conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation_id: Option<&'a str>,
     /// Where receipts are to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<&'a str>,
 }
 
@@ -166,13 +179,22 @@ impl Deliver<'_> {
                 from_agent_did: self.from,
                 to_agent_did: self.to,
                 payload: self.payload,
-                delivery_source: self.delivery_source,
-                content_type: self.content_type,
-                group_id: self.group_id,
-                conversation_id: self.conversation_id,
-                reply_to: self.reply_to,
+                meta: self.meta,
             },
         )
+    }
+}
+
+impl Enqueue {
+    /// What goes with the message that this becomes.
+    pub fn meta(&self) -> DeliverMeta<'_> {
+        DeliverMeta {
+            delivery_source: Some(SOURCE_ENQUEUE),
+            content_type: None,
+            group_id: self.group_id,
+            conversation_id: self.conversation_id.as_deref(),
+            reply_to: self.reply_to.as_deref(),
+        }
     }
 }
 
@@ -268,16 +290,8 @@ struct DeliverFields<'a> {
     from_agent_did: &'a AgentDid,
     to_agent_did: &'a AgentDid,
     payload: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    delivery_source: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    group_id: Option<GroupId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conversation_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply_to: Option<&'a str>,
+    #[serde(flatten)]
+    meta: DeliverMeta<'a>,
 }
 
 fn frame(kind: &'static str, id: Ulid, ts_ms: u64, fields: impl Serialize) -> String {

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 pub use super::outcome::DeliveryState;
 use crate::admission::{Generation, PairId};
 use clawdentity_protocol::did::{AgentDid, HumanDid};
+use clawdentity_protocol::frame::DeliverMeta;
 use clawdentity_protocol::ids::{GroupId, MessageId, Ulid};
 pub use clawdentity_protocol::receipt::ReceiptStatus;
 
@@ -145,6 +146,17 @@ impl DeliverCall<'_> {
     /// What tells this message from another under the same id.
     pub fn content_hash(&self) -> String {
         self.hash.clone().unwrap_or_else(|| hash_of(self.payload))
+    }
+
+    /// What goes with the message.
+    pub fn meta(&self) -> DeliverMeta<'_> {
+        DeliverMeta {
+            delivery_source: self.delivery_source.as_deref(),
+            content_type: self.content_type.as_deref(),
+            group_id: self.group_id,
+            conversation_id: self.conversation_id.as_deref(),
+            reply_to: self.reply_to.as_deref(),
+        }
     }
 
     /// Whether this is a notice of the system, in the name of its sender.

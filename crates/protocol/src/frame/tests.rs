@@ -76,11 +76,7 @@ fn outbound_formats_unchanged() {
         from: &from,
         to: &to,
         payload: &payload,
-        delivery_source: None,
-        content_type: None,
-        group_id: None,
-        conversation_id: None,
-        reply_to: None,
+        meta: DeliverMeta::default(),
     };
     check(
         &bare.to_text(),
@@ -89,11 +85,13 @@ fn outbound_formats_unchanged() {
         ]],
     );
     let full = Deliver {
-        delivery_source: Some(SOURCE_ENQUEUE),
-        content_type: Some("application/json"),
-        group_id: Some(GroupId::parse("grp_01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap()),
-        conversation_id: Some("c-1"),
-        reply_to: Some("https://proxy.example.com/v1/relay/delivery-receipts"),
+        meta: DeliverMeta {
+            delivery_source: Some(SOURCE_ENQUEUE),
+            content_type: Some("application/json"),
+            group_id: Some(GroupId::parse("grp_01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap()),
+            conversation_id: Some("c-1"),
+            reply_to: Some("https://proxy.example.com/v1/relay/delivery-receipts"),
+        },
         ..bare
     };
     check(
@@ -450,11 +448,7 @@ fn a_payload_is_never_rewritten() {
             from: &from,
             to: &to,
             payload: &enqueue.payload,
-            delivery_source: None,
-            content_type: None,
-            group_id: None,
-            conversation_id: None,
-            reply_to: None,
+            meta: DeliverMeta::default(),
         };
         assert_eq!(deliver.text_len(payload.len()), deliver.to_text().len());
         assert!(
