@@ -1,7 +1,8 @@
 //! The mail that the TypeScript proxy kept for one agent, read from its own storage.
 //!
 //! An entry that cannot be read is set aside as it is, and stops nothing else. So is mail that no strict reader could
-//! parse (docs/wire.md §5), because a connector would break on it.
+//! parse (docs/wire.md §5), because a connector would break on it. A `replyTo` that no frame may have is left out,
+//! because there are connectors that never answer a frame with such a one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::outcome::DeliveryState;
 use clawdentity_protocol::did::AgentDid;
+use clawdentity_protocol::frame::parse_reply_to;
 use clawdentity_protocol::ids::{GroupId, MessageId, Ulid};
 use clawdentity_protocol::payload;
 use clawdentity_protocol::time::parse_iso;
@@ -158,7 +160,7 @@ fn waiting(text: &str) -> Option<Waiting> {
         delivery_source: entry.delivery_source,
         group_id: entry.group_id,
         conversation_id: entry.conversation_id,
-        reply_to: entry.reply_to,
+        reply_to: entry.reply_to.filter(|url| parse_reply_to(url).is_ok()),
         payload: entry.payload,
         created_at_ms: ms(entry.created_at_ms),
         expires_at_ms: ms(entry.expires_at_ms),
@@ -218,7 +220,8 @@ mod tests {
             "payload":{"a":[1.0, "x"]},"createdAtMs":1,"attemptCount":2,"expiresAtMs":9.5,"nextAttemptAtMs":3,"replyTo":"https://r"}"#;
         let two = one
             .replace("request-1", "request-2")
-            .replace("01JZ0000000000000000000003", "d");
+            .replace("01JZ0000000000000000000003", "d")
+            .replace("https://r", "r");
         let kept = KeptMail::parse(&text(&format!("{one},{{}},{two},{one}"), ""));
         let ids: Vec<_> = kept
             .waiting
@@ -237,6 +240,7 @@ mod tests {
         assert_eq!((mail.created_at_ms, mail.expires_at_ms), (1, 9));
         assert!(mail.deliver_id.is_some() && kept.waiting[1].deliver_id.is_none());
         assert_eq!(mail.reply_to.as_deref(), Some("https://r"));
+        assert_eq!(kept.waiting[1].reply_to, None, "it is no URL");
     }
 
     #[test]
