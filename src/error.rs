@@ -144,5 +144,12 @@ mod tests {
         let error = ApiError::new(&code::PROXY_AUTH_REPLAY, "m").with_details(json!("x".repeat(5000)));
         let body = error.body("req-12345");
         assert!(body.len() <= MAX_ERROR_BYTES && !body.contains("details"));
+        let with = |chars: usize| {
+            let error = ApiError::new(&code::PROXY_AUTH_REPLAY, "m").with_details(json!("x".repeat(chars)));
+            error.body("req-12345")
+        };
+        let room = 4096 - with(0).len();
+        assert_eq!(with(room).len(), 4096);
+        assert!(with(room).contains("details") && !with(room + 1).contains("details"));
     }
 }

@@ -244,3 +244,45 @@ fn documented_row(setting: &Setting) -> String {
         setting.name, setting.about
     )
 }
+
+/// Every whole number at both ends of its range, and one past each.
+#[test]
+fn ranges_hold_at_both_ends() {
+    let is_out = |name: &str, value: u64| {
+        let own = format!("{name} must be a whole number");
+        parse(&[(name, &value.to_string())])
+            .is_err_and(|faults| faults.iter().any(|fault| fault.starts_with(&own)))
+    };
+    let mut seen = 0;
+    for setting in SETTINGS {
+        let Kind::Int { min, max } = &setting.kind else {
+            continue;
+        };
+        seen += 1;
+        for (value, out) in [
+            (Some(*min), false),
+            (Some(*max), false),
+            (min.checked_sub(1), true),
+            (max.checked_add(1), true),
+        ] {
+            if let Some(value) = value {
+                assert_eq!(is_out(setting.name, value), out, "{} {value}", setting.name);
+            }
+        }
+    }
+    assert!(seen > 20, "{seen} settings are whole numbers");
+}
+
+#[test]
+fn secrets_have_a_shortest_and_a_longest() {
+    for (name, least, most) in [
+        ("ADMIN_TOKEN", 32, 1024),
+        ("FEED_TOKEN", 32, 1024),
+        ("REGISTRY_INTERNAL_SERVICE_SECRET", 1, 1024),
+    ] {
+        let fits = |chars: usize| parse(&[(name, &"s".repeat(chars))]).is_ok();
+        assert!(fits(least) && fits(most), "{name}");
+        assert!(!fits(least - 1) || least == 1, "{name}");
+        assert!(!fits(most + 1), "{name}");
+    }
+}
