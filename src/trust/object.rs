@@ -187,12 +187,9 @@ impl ProxyTrustState {
             TrustCall::EndPair { agent, peer } => {
                 self.ask_record(&app, &agent, None).await?;
                 self.changed();
-                // It may not have been told yet of the one that is to end.
-                let is_held = self.with_awake(&app, |awake, _| awake.machine.holds(&peer))?;
-                let is_read = is_held || self.read_pair(&app, &agent, &peer).await.is_ok();
                 let fresh = fresh(&app)?;
                 self.step(&app, |machine, now_ms| {
-                    machine.end_pair(now_ms, &agent, &peer, is_read, fresh)
+                    machine.end_pair(now_ms, &agent, &peer, fresh)
                 })
             }
             TrustCall::PairEnded {

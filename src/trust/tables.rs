@@ -16,7 +16,7 @@ use crate::core::admission::overlay::TokenRevocation;
 use crate::core::admission::pairs::{EndedPair, PairId};
 use crate::core::admission::skew::SkewLog;
 use crate::core::admission::tables::{
-    Confirmed, Facts, Forgotten, MAX_CONFIRMED, NonceRow, Stored, Tables, Validation,
+    Confirmed, Facts, Forgotten, MAX_CONFIRMED, MAX_REMOVED, NonceRow, Stored, Tables, Validation,
 };
 use crate::core::admission::{AdmitRequest, Changed, Generation};
 use crate::protocol::did::AgentDid;
@@ -393,7 +393,10 @@ impl Tables for SqlTables {
     fn put_removed_until(&self, peer: &AgentDid, until_ms: u64) -> Result<()> {
         let query = "INSERT INTO removed_until (peer, until_ms) VALUES (?, ?)
             ON CONFLICT (peer) DO UPDATE SET until_ms = MAX(until_ms, excluded.until_ms)";
-        self.run(query, vec![peer.as_str().into(), int(until_ms)])
+        self.run(query, vec![peer.as_str().into(), int(until_ms)])?;
+        let surplus = "DELETE FROM removed_until WHERE peer IN
+            (SELECT peer FROM removed_until ORDER BY until_ms DESC LIMIT -1 OFFSET ?)";
+        self.run(surplus, vec![int(MAX_REMOVED as u64)])
     }
 
     fn removed_until_ms(&self, peer: &AgentDid) -> Result<Option<u64>> {

@@ -26,7 +26,7 @@ struct Answer {
 /// 1. body: 400 `PROXY_PAIR_INVALID_BODY`
 /// 2. the pair ends in the caller's object, which is the answer, and with it every pair of the two that was made until
 ///    then: 503 `PROXY_PAIR_STATE_UNAVAILABLE` where that object does not answer, or has not been able to read which
-///    pairs the caller has, or has none with that agent and cannot ask the record for one that it was not told of
+///    pairs the caller has
 /// 3. the record, the other agent's object and both sessions are told; what fails, the caller's object repeats until
 ///    all of them have it
 /// 4. 200, also where there was no pair

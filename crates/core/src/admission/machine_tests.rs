@@ -308,9 +308,7 @@ fn what_mail_rests_on_is_asked_in_one_call() {
         ..revocation(false, &[(3, NOW_MS + 9)])
     };
     machine.revoke(&unconfirmed, generation(1)).unwrap();
-    machine
-        .end_pair(NOW_MS, &agent(), &peer, false, generation(1))
-        .unwrap();
+    machine.end_pair(NOW_MS, &agent(), &peer, generation(1)).unwrap();
     let second = recorded(2);
     machine
         .pair_read(NOW_MS, &agent(), &peer, Some(&second), generation(1))

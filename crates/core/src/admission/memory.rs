@@ -11,7 +11,9 @@ use super::generation::Generation;
 use super::overlay::TokenRevocation;
 use super::pairs::{EndedPair, PairId};
 use super::skew::SkewLog;
-use super::tables::{Confirmed, Facts, Forgotten, MAX_CONFIRMED, NonceRow, Stored, Tables, Validation};
+use super::tables::{
+    Confirmed, Facts, Forgotten, MAX_CONFIRMED, MAX_REMOVED, NonceRow, Stored, Tables, Validation,
+};
 use clawdentity_protocol::did::AgentDid;
 use clawdentity_protocol::ids::Ulid;
 
@@ -283,6 +285,11 @@ impl Tables for Memory {
         let removed = &mut self.0.borrow_mut().removed_until;
         let known = removed.entry(peer.clone()).or_insert(until_ms);
         *known = until_ms.max(*known);
+        if removed.len() > MAX_REMOVED {
+            let earliest = removed.iter().min_by_key(|(_, until_ms)| **until_ms);
+            let earliest = earliest.map(|(peer, _)| peer.clone());
+            earliest.map(|peer| removed.remove(&peer));
+        }
         Ok(())
     }
 

@@ -72,13 +72,8 @@ fn step() -> impl Strategy<Value = Step> {
 enum Task {
     /// A ticket is confirmed: the pair is written, then both objects are told.
     Confirm(RecordedPair),
-    /// An agent ends the pair; an object that holds none has read the record at this number of changes.
-    Remove {
-        side: usize,
-        begun_at: u64,
-        life: u64,
-        read: Option<(u64, Option<RecordedPair>)>,
-    },
+    /// An agent ends the pair.
+    Remove { side: usize, begun_at: u64, life: u64 },
     /// An object is told to read a pair; then the record is told that it was.
     Tell { side: usize, id: PairId, at: Tell },
     /// The end of a pair on its way to the record, to the other object, to the record again, and back.
@@ -217,7 +212,6 @@ impl World {
                 side: *side,
                 begun_at: self.now_ms,
                 life: self.objects[*side].life,
-                read: None,
             }),
             Step::Message(side) => match self.held(*side) {
                 Paired::Unavailable => self.load(*side),
@@ -285,13 +279,7 @@ impl World {
     }
 
     /// What the client asks of an object; `told` is false where its answer is lost.
-    fn remove(
-        &mut self,
-        side: usize,
-        begun_at: u64,
-        life: u64,
-        read: Option<(u64, Option<RecordedPair>)>,
-    ) -> Option<Task> {
+    fn remove(&mut self, side: usize, begun_at: u64, life: u64) -> Option<Task> {
         if self.objects[side].life != life {
             return None;
         }
@@ -299,31 +287,11 @@ impl World {
             self.load(side);
             return None;
         }
-        let holds = self.objects[side].machine.holds(&Self::peer(side)).unwrap();
-        let is_fresh = read
-            .as_ref()
-            .is_some_and(|(changes, _)| *changes == self.objects[side].changes);
-        if !holds && !is_fresh && self.record_answers {
-            if read.is_none() {
-                self.objects[side].changes += 1;
-            }
-            let read = Some((self.objects[side].changes, self.recorded(side)));
-            return Some(Task::Remove {
-                side,
-                begun_at,
-                life,
-                read,
-            });
-        }
-        if let Some((_, recorded)) = read.filter(|_| !holds && is_fresh) {
-            self.pair_read(side, recorded.as_ref());
-        } else if holds {
-            self.objects[side].changes += 1;
-        }
+        self.objects[side].changes += 1;
         let (fresh, now_ms) = (self.fresh(), self.now_ms);
         let ended = self.objects[side]
             .machine
-            .end_pair(now_ms, &Self::did(side), &Self::peer(side), is_fresh, fresh)
+            .end_pair(now_ms, &Self::did(side), &Self::peer(side), fresh)
             .unwrap();
         let id = ended.ended.filter(|_| !ended.unavailable)?;
         let before = self.confirmed.iter().filter(|(_, at_ms)| *at_ms < begun_at);
@@ -403,12 +371,7 @@ impl World {
                 }
                 None
             }
-            Task::Remove {
-                side,
-                begun_at,
-                life,
-                read,
-            } => self.remove(side, begun_at, life, read),
+            Task::Remove { side, begun_at, life } => self.remove(side, begun_at, life),
             Task::Tell { side, id, at } => self.tell(side, id, at),
             Task::Settle {
                 side,

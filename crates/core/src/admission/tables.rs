@@ -96,6 +96,8 @@ pub struct Stored {
 
 /// How much is remembered of what the registry confirmed.
 pub const MAX_CONFIRMED: usize = 1_000;
+/// Agents of whom the time of the last removal is kept.
+pub const MAX_REMOVED: usize = 1_000;
 
 /// What the registry can confirm for longer than a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +273,8 @@ pub trait Tables {
         untold_by: Option<&AgentDid>,
     ) -> Result<(), Self::Error>;
 
-    /// Every pair with this agent that was made until this time has ended. The later of two times counts.
+    /// Every pair with this agent that was made until this time has ended. The later of two times counts. Of more than
+    /// `MAX_REMOVED` agents the earliest are forgotten, for a caller may name whom it likes.
     fn put_removed_until(&self, peer: &AgentDid, until_ms: u64) -> Result<(), Self::Error>;
 
     /// See `put_removed_until`.

@@ -70,8 +70,8 @@ impl<T: Tables> Admission<T> {
     }
 
     /// Ends the pair with this agent, on this agent's word. From then on nothing is admitted by it; the rest has to be
-    /// told (`unsettled`). Asked again before that is done, it names the same pair again. `is_read`: the record was asked
-    /// just now, so that where no pair is held there is none.
+    /// told (`unsettled`). Asked again before that is done, it names the same pair again. Where none is held, one that was made
+    /// until now and that this object is told of later ends then: the record is not asked because of what a caller names.
     ///
     /// # Errors
     /// The storage's.
@@ -80,7 +80,6 @@ impl<T: Tables> Admission<T> {
         now_ms: u64,
         agent: &AgentDid,
         peer: &AgentDid,
-        is_read: bool,
         fresh: Generation,
     ) -> Result<EndPairReply, T::Error> {
         let (_, held) = self.tables.peers(Some(peer))?;
@@ -101,11 +100,11 @@ impl<T: Tables> Admission<T> {
             }
             None => of_peer.next().map(|(_, ended)| ended.pair_id),
         };
-        if ended.is_some() {
+        if self.peers_loaded || ended.is_some() {
             self.tables.put_removed_until(peer, now_ms)?;
         }
         Ok(EndPairReply {
-            unavailable: !self.peers_loaded || (ended.is_none() && !is_read),
+            unavailable: !self.peers_loaded,
             ended,
             until_ms: now_ms,
             generation: self.generation,
@@ -156,14 +155,6 @@ impl<T: Tables> Admission<T> {
     pub fn holds_another(&self, ended: &EndedPair) -> Result<bool, T::Error> {
         let (_, held) = self.tables.peers(Some(&ended.peer))?;
         Ok(held.is_some_and(|held| held != ended.pair_id))
-    }
-
-    /// Whether this object has a pair with this agent.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub fn holds(&self, peer: &AgentDid) -> Result<bool, T::Error> {
-        Ok(self.tables.peers(Some(peer))?.1.is_some())
     }
 
     /// Everybody has been told of the end of this pair.

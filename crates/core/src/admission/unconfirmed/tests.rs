@@ -235,9 +235,7 @@ fn a_peer_whose_pair_has_ended_was_met() {
             fresh,
         )
         .unwrap();
-    machine
-        .end_pair(START, &agent(0), &agent(1), false, fresh)
-        .unwrap();
+    machine.end_pair(START, &agent(0), &agent(1), fresh).unwrap();
     for (peer, expect) in [(1, true), (2, false)] {
         let reply = machine.check(START, None, Some(&agent(peer)), None).unwrap();
         assert_eq!(reply.met, expect);
