@@ -23,7 +23,7 @@ const WASM_FEATURES = [
 const PROFILES = ["release", "quick"];
 
 // What every edge downloads, compressed by `gzip -9`. A change that needs more raises it here, and says why.
-const MOST_GZIP_KB = 1080;
+const MOST_GZIP_KB = 980;
 
 export async function build() {
   const started = Date.now();

@@ -212,7 +212,11 @@ impl ProxyTrustState {
                 serde_json::to_string(&reply).map_err(|error| Failure(error.to_string()))
             }
             TrustCall::PairSettled { ended, .. } => {
-                self.step(&app, |machine, _| machine.pair_settled(&ended))
+                self.changed();
+                let fresh = fresh(&app)?;
+                self.step(&app, |machine, now_ms| {
+                    machine.pair_settled(now_ms, &ended, fresh)
+                })
             }
             TrustCall::TakeOver {} => self.take_over(&app).await,
             TrustCall::StoreValidation(validation) => {
@@ -252,7 +256,10 @@ impl ProxyTrustState {
                         self.changed();
                         self.read_pair(&app, agent, &ended.peer).await?;
                     }
-                    self.with_awake(&app, |awake, _| awake.machine.pair_settled(ended))?;
+                    let fresh = fresh(&app)?;
+                    self.with_awake(&app, |awake, now_ms| {
+                        awake.machine.pair_settled(now_ms, ended, fresh)
+                    })?;
                 }
                 Err(error) => {
                     failed = true;

@@ -157,7 +157,7 @@ pub const DOORS: &[Door] = &[
     claw("POST /pair/start", 60, 60, 1, "a ticket each, 15 min; a nonce each, 10 min"),
     claw("POST /pair/confirm", 0, 60, 1, NONCES),
     claw("POST /pair/status", 0, 60, 1, NONCES),
-    claw("POST /pair/remove", 0, 0, 1, NONCES),
+    claw("POST /pair/remove", 0, 0, 1, "a removal each, of at most 1,000 agents; a nonce each, 10 min"),
     claw("GET /v1/revocations", 0, 60, 1, NONCES),
     // A bundle is built once for each number of the ledger, whoever asks.
     claw("GET /v1/bundles/revocations.tar.gz", 0, 60, 2, NONCES),

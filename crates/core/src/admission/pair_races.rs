@@ -479,7 +479,10 @@ impl World {
                     pair_id: id,
                 };
                 if self.reads_another(side, &ended) {
-                    self.objects[side].machine.pair_settled(&ended).unwrap();
+                    let (fresh, now_ms) = (self.fresh(), self.now_ms);
+                    let object = &mut self.objects[side];
+                    object.changes += 1;
+                    object.machine.pair_settled(now_ms, &ended, fresh).unwrap();
                 }
                 return None;
             }

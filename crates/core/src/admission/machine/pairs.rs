@@ -136,7 +136,10 @@ impl<T: Tables> Admission<T> {
             }
             // Whatever this object still had to tell of it, the other one has.
             None => {
-                self.pair_settled(ended)?;
+                self.tables.settle_ended(ended)?;
+                if self.tables.unsettled()?.is_empty() {
+                    self.settle_due_ms = None;
+                }
             }
         }
         let (_, held) = self.tables.peers(Some(&ended.peer))?;
@@ -157,15 +160,18 @@ impl<T: Tables> Admission<T> {
         Ok(held.is_some_and(|held| held != ended.pair_id))
     }
 
-    /// Everybody has been told of the end of this pair.
+    /// Everybody has been told of the end of this pair. This object learns of it again, as it may have lost its storage
+    /// meanwhile, and read the pair from the record just before it ended there.
     ///
     /// # Errors
     /// The storage's.
-    pub fn pair_settled(&mut self, ended: &EndedPair) -> Result<StoreReply, T::Error> {
-        self.tables.settle_ended(ended)?;
-        if self.tables.unsettled()?.is_empty() {
-            self.settle_due_ms = None;
-        }
+    pub fn pair_settled(
+        &mut self,
+        now_ms: u64,
+        ended: &EndedPair,
+        fresh: Generation,
+    ) -> Result<StoreReply, T::Error> {
+        self.pair_ended(now_ms, ended, 0, None, fresh)?;
         Ok(StoreReply { stored: true })
     }
 
