@@ -211,12 +211,16 @@ impl ProxyTrustState {
                 }
                 serde_json::to_string(&reply).map_err(|error| Failure(error.to_string()))
             }
-            TrustCall::PairSettled { ended, .. } => {
+            TrustCall::PairSettled { agent, ended } => {
                 self.changed();
                 let fresh = fresh(&app)?;
-                self.step(&app, |machine, now_ms| {
-                    machine.pair_settled(now_ms, &ended, fresh)
-                })
+                let reply = self.with_awake(&app, |awake, now_ms| {
+                    awake.machine.pair_settled(now_ms, &ended, fresh)
+                })?;
+                if self.with_awake(&app, |awake, _| awake.machine.holds_another(&ended))? {
+                    self.read_pair(&app, &agent, &ended.peer).await?;
+                }
+                serde_json::to_string(&reply).map_err(|error| Failure(error.to_string()))
             }
             TrustCall::TakeOver {} => self.take_over(&app).await,
             TrustCall::StoreValidation(validation) => {

@@ -42,10 +42,11 @@ macro_rules! of_this_end {
     };
 }
 
-/// Only what the record had: an end that is told again has been told.
+/// Only what the record had: an end that is told again has been told. The agent that ended the pair is told as well, by the
+/// scheduled run: its object may have lost its storage, and have read the pair from the record just before.
 const END_UNTOLD: &str = of_this_end!(
     "INSERT INTO ended_pairs (agent_did, peer_did, pair_id, untold_since_ms)
-SELECT DISTINCT ?2, ?1, COALESCE(pair_id, ?4), ?6 FROM pairs ",
+SELECT agent_did, peer_did, COALESCE(pair_id, ?4), ?6 FROM pairs ",
     "ON CONFLICT DO NOTHING"
 );
 

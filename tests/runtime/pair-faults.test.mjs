@@ -114,10 +114,10 @@ async function agree({ a, b }, paired) {
   }
 }
 
-/** What is due is done: the alarms of both objects, and the run of the minute. */
+/** What is due is done: the alarms of both objects, and the run of the minute, which tells what these leave in the next. */
 async function comeToRest(all) {
-  await world.moveClock(AFTER_GRACE_MS);
-  for (let round = 0; round < 2; round++) {
+  for (let round = 1; round <= 2; round++) {
+    await world.moveClock(round * AFTER_GRACE_MS);
     await Promise.all(all.flatMap(({ a, b }) => [a, b].map((agent) => world.alarm(TRUST, agent.id))));
     await world.runScheduled();
   }

@@ -10,8 +10,8 @@ import { Line } from "../support/line.mjs";
 import { randomFrom, SEED, sleep } from "../support/random.mjs";
 import { ulid } from "../support/socket.mjs";
 
-const MESSAGES = Number(process.env.MESSAGES ?? 1200);
-const FAULTS = Number(process.env.FAULTS ?? 16);
+const MESSAGES = Number(process.env.MESSAGES ?? 600);
+const FAULTS = Number(process.env.FAULTS ?? 8);
 const DEADLINE_MS = 60_000 + FAULTS * 5_000;
 
 const until = async (isSo) => {

@@ -21,8 +21,8 @@ import { ADMIN, asOperator, event } from "../support/revocation.mjs";
 import { ulid } from "../support/socket.mjs";
 
 const SEED = Number(process.env.SEED ?? 1);
-const ROUNDS = Number(process.env.ROUNDS ?? 2);
-const LANES = Number(process.env.LANES ?? 6);
+const ROUNDS = Number(process.env.ROUNDS ?? 1);
+const LANES = Number(process.env.LANES ?? 4);
 const STEPS = Number(process.env.STEPS ?? 7);
 const SIDECAR = join(targetDirectory(), "debug/examples/sidecar");
 const TRUST = "PROXY_TRUST_STATE";

@@ -445,6 +445,8 @@ impl World {
                         continue;
                     };
                     self.removed.entry(pair.id.clone()).or_default().record = true;
+                    // The remover too, should its object have read the row just before. The minute run tells it.
+                    self.untold_ends[side].insert(pair.id.clone());
                     // Each that ended is told of by itself.
                     if self.untold_ends[1 - side].insert(pair.id.clone()) && pair.id != id {
                         self.tasks.push(Task::TellEnd {
