@@ -18,7 +18,7 @@ const relay = (agent) => ["AGENT_RELAY_SESSION", agent.agentDid];
 
 const FILLS = {
   "nonces of the sender, 10 to 100,000": async (world, from) => {
-    const [table] = await world.tables(...trust(from), "nonces\\_%");
+    const [table] = await world.tables(...trust(from), "nonces_%");
     const bucket = Math.floor((Date.now() / 1000 + 300) / 60);
     const row = `${bucket}, randomblob(32), randomblob(16), 0, NULL`;
     await world.sql(...trust(from), numbered(100_000, table, row));
@@ -36,7 +36,7 @@ const FILLS = {
   "peers of the sender, 1 to 10,000": (world, from) =>
     world.sql(...trust(from), numbered(10_000, "peers", `${didOf}, printf('%032d', n)`)),
   "outcomes at the recipient, 0 to 10,000": async (world, _from, to) => {
-    const [table] = await world.tables(...relay(to), "outcomes\\_%");
+    const [table] = await world.tables(...relay(to), "outcomes_%");
     const columns = "(request_id, sender_did, state, status_updated_at_ms)";
     await world.sql(...relay(to), numbered(10_000, `${table} ${columns}`, `${ulidOf}, ${didOf}, 'delivered', ${Date.now()}`));
   },
