@@ -297,7 +297,7 @@ impl Response {
         self.status
     }
 
-    /// Sets a header, whose value must be one: a line of visible ASCII.
+    /// Sets a header. A value that is not one line of printable ASCII is left out.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.retain(|(found, _)| *found != name);
@@ -324,8 +324,8 @@ impl Response {
             Content::Bytes(body) => {
                 let mut lines = String::new();
                 for (name, value) in &self.headers {
-                    // A line break would begin another header.
-                    if !value.contains('\n') {
+                    // Anything else would make JavaScript throw, or begin another header.
+                    if value.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
                         lines.extend(["\n", name, "\n", value]);
                     }
                 }

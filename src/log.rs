@@ -51,7 +51,7 @@ pub fn line(now_ms: u64, level: Level, message: &str, fields: Value) -> String {
 
 #[cfg(target_arch = "wasm32")]
 thread_local! {
-    /// An isolate's settings never change. What is written before they are read is an error.
+    /// An isolate's settings never change. Until they are read, every line is written.
     static LEAST: std::cell::Cell<Level> = const { std::cell::Cell::new(Level::Info) };
 }
 

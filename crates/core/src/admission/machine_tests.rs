@@ -664,3 +664,57 @@ fn a_confirmed_token_confirms_nothing_of_its_agent() {
     // And the other way round: what is confirmed is not held for a token's sake.
     assert!(!held_after(order(false, &[(2, NOW_MS + 9)], true)));
 }
+
+#[test]
+fn a_removal_without_a_pair_ends_the_one_made_before_it_that_comes_later_and_no_newer_one() {
+    let storage = Memory::default();
+    let mut machine = wake(&storage, NOW_MS);
+    let peer = clawdentity_protocol::testing::agent(2);
+    let pair = |id: &str, made_at_ms| RecordedPair {
+        id: PairId::parse(id).unwrap(),
+        made_at_ms,
+    };
+    let answer = LedgerAnswer::default();
+    machine
+        .learn(NOW_MS, &agent(), None, answer, Some(&[]), generation(1))
+        .unwrap();
+    let reply = machine.end_pair(NOW_MS, &agent(), &peer, generation(2)).unwrap();
+    assert_eq!((reply.ended, reply.unavailable), (None, false));
+    // What is kept outlives the object's memory.
+    let mut machine = wake(&storage, NOW_MS + 1);
+    for (pair, stands) in [(pair("older", NOW_MS), false), (pair("newer", NOW_MS + 1), true)] {
+        machine
+            .pair_read(NOW_MS + 2, &agent(), &peer, Some(&pair), generation(3))
+            .unwrap();
+        let reply = machine.check(NOW_MS + 2, None, Some(&peer), None).unwrap();
+        assert_eq!(
+            matches!(reply.peers.paired, Some(Paired::Yes(_))),
+            stands,
+            "{}",
+            pair.id
+        );
+    }
+}
+
+#[test]
+fn an_object_that_hears_that_everybody_knows_of_an_end_ends_the_pair_that_it_still_holds() {
+    let mut machine = wake(&Memory::default(), NOW_MS);
+    let peer = clawdentity_protocol::testing::agent(2);
+    let pair = RecordedPair {
+        id: PairId::parse("ended").unwrap(),
+        made_at_ms: NOW_MS - 1,
+    };
+    let peers = [(peer.clone(), pair.clone())];
+    let answer = LedgerAnswer::default();
+    machine
+        .learn(NOW_MS, &agent(), None, answer, Some(&peers), generation(1))
+        .unwrap();
+    let ended = EndedPair {
+        peer: peer.clone(),
+        pair_id: pair.id,
+    };
+    machine.pair_settled(NOW_MS, &ended, generation(2)).unwrap();
+    let reply = machine.check(NOW_MS, None, Some(&peer), None).unwrap();
+    assert_eq!(reply.peers.paired, Some(Paired::No));
+    assert_eq!(reply.generation, generation(2));
+}
